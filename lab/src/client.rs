@@ -1,0 +1,1 @@
+//! The built-in client (`lab request`): one request, its outcome as JSON.

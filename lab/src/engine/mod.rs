@@ -1,0 +1,1 @@
+//! The steps of a scenario, in order.

@@ -1,0 +1,3 @@
+//! The control plane: an ADS server that serves Istio's resources.
+
+pub mod registry;

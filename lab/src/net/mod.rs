@@ -1,0 +1,3 @@
+//! Network namespaces, links, routes and mounts.
+
+pub mod netns;

@@ -1,0 +1,3 @@
+//! Scenario files: text with spans -> as written -> resolved, or every mistake at once.
+
+pub mod model;

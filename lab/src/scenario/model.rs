@@ -1,0 +1,590 @@
+//! A scenario that has been checked: every name resolved, every default filled in.
+//!
+//! Nothing after `resolve` sees a raw field. A pod, container or service is named by its index ([`PodId`] and so on),
+//! made by `resolve` alone, so the engine has no "unknown pod" branch.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use iptables::options::Interception;
+
+use crate::path::{HopPattern, LegPattern};
+
+/// A pod of the scenario, by its index in [`Scenario::pods`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodId(pub(crate) usize);
+
+/// A container of a pod, by its index in [`Pod::containers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContainerId(pub(crate) usize);
+
+/// A whole scenario file.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Its `name`, or the file's stem.
+    pub name: String,
+    /// Its `description`, empty if none.
+    pub description: String,
+    /// What holds for the whole mesh.
+    pub mesh: Mesh,
+    /// Services, in file order.
+    pub services: Vec<Service>,
+    /// Istio `DestinationRule`s.
+    pub destination_rules: Vec<DestinationRule>,
+    /// Istio `VirtualService`s.
+    pub virtual_services: Vec<VirtualService>,
+    /// Pods, in file order. istiod is not among them: the lab always has one.
+    pub pods: Vec<Pod>,
+    /// Steps, in file order.
+    pub steps: Vec<Step>,
+}
+
+/// Where in the file something stands: 1-based line and column of its first character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1, in characters.
+    pub column: usize,
+}
+
+/// What holds for the whole mesh.
+#[derive(Debug, Clone)]
+pub struct Mesh {
+    /// What happens to traffic to hosts that no service names.
+    pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// How the inbound cluster reaches the app.
+    pub inbound: InboundCluster,
+    /// Attempts after the first, in Istio's default retry policy; 0 turns it off.
+    pub retries: u32,
+}
+
+/// What happens to traffic to hosts that no service names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutboundTrafficPolicy {
+    /// It passes through (`PassthroughCluster`).
+    AllowAny,
+    /// It is refused (`BlackHoleCluster`).
+    RegistryOnly,
+}
+
+/// Which program is the sidecar's data plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyKind {
+    /// The one in this workspace.
+    Builtin,
+}
+
+/// How the inbound cluster reaches the app: two generations of Istio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InboundCluster {
+    /// To the original destination (the pod's address), from 127.0.0.6 (Istio 1.10 and later). `inbound: pod-ip`.
+    PodIp,
+    /// To 127.0.0.1 with no source address of its own (the articles of 2018, up to Istio 1.9). `inbound: localhost`.
+    Localhost,
+}
+
+/// A Kubernetes service.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its short name; `NAME.default.svc.cluster.local` is its host.
+    pub name: String,
+    /// At least one port.
+    pub ports: Vec<ServicePort>,
+    /// Labels that its pods carry, all of them.
+    pub selector: BTreeMap<String, String>,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone)]
+pub struct ServicePort {
+    /// Port name; its prefix tells the protocol (`http-web`, `tcp-mysql`), as in Istio.
+    pub name: String,
+    /// The service's port.
+    pub port: NonZeroU16,
+    /// The pod's port.
+    pub target_port: NonZeroU16,
+    /// What the sidecars make of it.
+    pub protocol: Protocol,
+}
+
+/// The protocol of a service port, by `appProtocol` or the prefix of the port's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 with prior knowledge, or gRPC.
+    Http2,
+    /// Plain TCP: no sniffing.
+    Tcp,
+    /// Neither declared: the sidecar sniffs.
+    Unknown,
+}
+
+/// Subsets of a service's pods by label (Istio `DestinationRule`).
+#[derive(Debug, Clone)]
+pub struct DestinationRule {
+    /// Index into [`Scenario::services`].
+    pub service: usize,
+    /// Subset name and the labels that select it.
+    pub subsets: Vec<(String, BTreeMap<String, String>)>,
+}
+
+/// HTTP routes to a service (Istio `VirtualService`).
+#[derive(Debug, Clone)]
+pub struct VirtualService {
+    /// Index into [`Scenario::services`]: the host whose traffic is routed.
+    pub service: usize,
+    /// Routes, the first match wins.
+    pub http: Vec<HttpRoute>,
+}
+
+/// One HTTP route.
+#[derive(Debug, Clone)]
+pub struct HttpRoute {
+    /// Any of these; empty = everything.
+    pub matches: Vec<HttpMatch>,
+    /// Where it goes.
+    pub destinations: Vec<WeightedDestination>,
+    /// Whole-request timeout; none = no limit, as in Istio.
+    pub timeout: Option<Duration>,
+    /// Attempts after the first; none = the mesh's.
+    pub retries: Option<u32>,
+    /// Answer at once with this status and body instead of routing (`directResponse`).
+    pub direct_response: Option<(u16, String)>,
+}
+
+/// All of these must hold.
+#[derive(Debug, Clone, Default)]
+pub struct HttpMatch {
+    /// The path.
+    pub uri: Option<StringMatch>,
+    /// Headers by lower-case name.
+    pub headers: BTreeMap<String, StringMatch>,
+    /// The method.
+    pub method: Option<StringMatch>,
+}
+
+/// How a string is matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StringMatch {
+    /// The whole string.
+    Exact(String),
+    /// Its beginning.
+    Prefix(String),
+    /// The whole string, by a regular expression (RE2 syntax).
+    Regex(String),
+}
+
+/// A share of the traffic of a route.
+#[derive(Debug, Clone)]
+pub struct WeightedDestination {
+    /// Index into [`Scenario::services`].
+    pub service: usize,
+    /// A subset of that service, by name (checked to exist).
+    pub subset: Option<String>,
+    /// The service's port; none = the port that was asked for.
+    pub port: Option<NonZeroU16>,
+    /// The weight, of the sum of weights.
+    pub weight: u32,
+}
+
+/// A pod.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Its name, a DNS label.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Its sidecar, or none (`sidecar: false`, or annotation/label `sidecar.istio.io/inject: "false"`).
+    pub sidecar: Option<Sidecar>,
+    /// Containers, at least one.
+    pub containers: Vec<Container>,
+    /// Gates that start closed.
+    pub hold: Vec<Gate>,
+}
+
+/// What a pod's sidecar is like.
+#[derive(Debug, Clone)]
+pub struct Sidecar {
+    /// Which data plane.
+    pub proxy: ProxyKind,
+    /// The interception rules' options, mesh, pod and annotations merged.
+    pub interception: Interception,
+    /// Whether rules are installed at all (`mode: NONE` = not).
+    pub intercept: bool,
+}
+
+/// A container.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// Its name, the role in a path.
+    pub name: String,
+    /// What it runs.
+    pub workload: Workload,
+    /// `securityContext.runAsUser`, 1000 if none.
+    pub run_as_user: u32,
+    /// `securityContext.runAsGroup`, as the user if none.
+    pub run_as_group: u32,
+    /// `securityContext.supplementalGroups`.
+    pub supplemental_groups: Vec<u32>,
+    /// Environment, beyond the lab's own.
+    pub env: Vec<(String, String)>,
+}
+
+/// What a container runs.
+#[derive(Debug, Clone)]
+pub enum Workload {
+    /// Nothing but a place to send requests from.
+    Idle,
+    /// The built-in workload.
+    App(App),
+    /// A program that is installed on this machine, with its arguments.
+    Command(Vec<String>),
+}
+
+/// The built-in workload: what it listens on and what it calls.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The kind of server and its port.
+    pub listen: Listen,
+    /// Address to bind; none = 0.0.0.0.
+    pub bind: Option<std::net::Ipv4Addr>,
+    /// URLs called on every request that no route takes (HTTP servers only).
+    pub calls: Vec<String>,
+    /// Answers by exact path (before `?`).
+    pub routes: BTreeMap<String, AppRoute>,
+}
+
+/// What a built-in workload listens for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// HTTP/1.1 and HTTP/2 with prior knowledge.
+    Http(NonZeroU16),
+    /// TCP: answers each line with itself (echo).
+    Tcp(NonZeroU16),
+    /// TCP that greets first, as MySQL and SMTP do.
+    TcpServerFirst(NonZeroU16),
+}
+
+/// What a built-in HTTP workload does for one path.
+#[derive(Debug, Clone, Default)]
+pub struct AppRoute {
+    /// The status of its answer, 200 if none.
+    pub status: Option<u16>,
+    /// The body of its answer; none = a JSON description of pod, container, path, and what the calls returned.
+    pub body: Option<String>,
+    /// URLs called first, one after another.
+    pub calls: Vec<String>,
+}
+
+/// Something of a pod's life that can be held and released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// The interception rules are installed.
+    Rules,
+    /// The agent is started.
+    Agent,
+    /// The data plane is started by the agent.
+    Sidecar,
+    /// istiod answers this pod's sidecar for one xDS type.
+    Xds(XdsType),
+    /// The container is started.
+    Container(ContainerId),
+    /// A built-in app begins to listen.
+    Listen(ContainerId),
+}
+
+/// An xDS resource type, as gates name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum XdsType {
+    /// Clusters.
+    Cds,
+    /// Endpoints.
+    Eds,
+    /// Listeners.
+    Lds,
+    /// Routes.
+    Rds,
+}
+
+/// One step.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Its name; `step N` if the file gives none.
+    pub name: String,
+    /// Where the file has it.
+    pub location: Location,
+    /// What is done.
+    pub action: Action,
+    /// What must be seen.
+    pub expect: Expect,
+    /// What a published explanation says, shown beside what the kernel reported.
+    pub article: Option<String>,
+}
+
+/// What a step does.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// One request.
+    Request(Request),
+    /// Run a program in a container and wait for its end.
+    Exec {
+        /// Where.
+        from: Actor,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// Close gates.
+    Hold(PodId, Vec<Gate>),
+    /// Open gates, and wait until what they held has happened.
+    Release(PodId, Vec<Gate>),
+    /// Start what was stopped.
+    Start(Target),
+    /// SIGTERM, then SIGKILL after the grace period; waits for the end.
+    Stop(Target),
+    /// A signal, SIGKILL if none is given; waits for the end if the signal ends it.
+    Kill(Target, i32),
+    /// Wait for an event.
+    Wait {
+        /// Which.
+        event: Event,
+        /// How long at most.
+        timeout: Duration,
+    },
+    /// All at once.
+    Parallel(Vec<Step>),
+    /// The same again and again; every round is held to the steps' expectations.
+    Repeat {
+        /// How often.
+        times: u32,
+        /// What.
+        steps: Vec<Step>,
+    },
+}
+
+/// A process of a pod that steps act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The pod.
+    pub pod: PodId,
+    /// Which of its processes.
+    pub process: ProcessName,
+}
+
+/// A process of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProcessName {
+    /// A container's.
+    Container(ContainerId),
+    /// The data plane.
+    Sidecar,
+    /// The agent.
+    Agent,
+}
+
+/// Who sends a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Actor {
+    /// Its pod and the process as which it is sent.
+    pub target: Target,
+    /// Another user than that process's (`asUser`).
+    pub user: Option<u32>,
+    /// Another group than that process's (`asGroup`).
+    pub group: Option<u32>,
+}
+
+/// One request.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Who sends it.
+    pub from: Actor,
+    /// What is sent, and where to.
+    pub kind: RequestKind,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// What is sent, and where to.
+#[derive(Debug, Clone)]
+pub enum RequestKind {
+    /// HTTP.
+    Http {
+        /// GET if none is given.
+        method: String,
+        /// `http://HOST[:PORT]/PATH`. HOST is a name that DNS answers, an address, or `${POD.ip}` / `${self.ip}`
+        /// (left in the text here: addresses are given by the plan).
+        url: String,
+        /// Headers, in order.
+        headers: Vec<(String, String)>,
+        /// Body, if any.
+        body: Option<String>,
+        /// HTTP/2 with prior knowledge instead of HTTP/1.1.
+        http2: bool,
+        /// The pod whose metrics are fetched, if this is a `scrape` step.
+        scrape_of: Option<PodId>,
+    },
+    /// TCP: connect, send, read until the peer's first bytes (or its end).
+    Tcp {
+        /// `HOST:PORT`, HOST as in a URL.
+        address: String,
+        /// What is sent; none = only listen.
+        send: Option<String>,
+    },
+    /// A DNS query for an A record to the pod's resolver.
+    Dns {
+        /// The name.
+        name: String,
+        /// TCP instead of UDP.
+        tcp: bool,
+    },
+}
+
+/// An event that a step can wait for.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The pod's sidecar is ready (15021), and its containers are started.
+    Ready(PodId),
+    /// A process has ended.
+    Exited(Target),
+    /// A connection from this process to this port was seen, at any time since the pod was made.
+    Connection {
+        /// Who opened it.
+        from: Target,
+        /// The destination port as the client asked for it.
+        port: NonZeroU16,
+    },
+}
+
+/// What must be seen. An absent field asks nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Expect {
+    /// How the request ended.
+    pub outcome: Option<Outcome>,
+    /// The HTTP status.
+    pub status: Option<u16>,
+    /// Response flags of the outermost sidecar's access log, as a set (`UF,URX`); `-` = none.
+    pub response_flags: Option<String>,
+    /// The body.
+    pub body: Option<BodyMatch>,
+    /// Response headers by lower-case name.
+    pub headers: BTreeMap<String, StringMatch>,
+    /// Exit code of an `exec` step, 0 if none is given.
+    pub exit_code: Option<i32>,
+    /// Exactly these legs of that pod, in order.
+    pub path: Vec<(PodId, Vec<LegPattern>)>,
+    /// These hops in this order somewhere in a leg of that pod: each list in some leg.
+    pub contains: Vec<(PodId, Vec<Vec<HopPattern>>)>,
+    /// None of these hops in any leg of that pod.
+    pub never: Vec<(PodId, Vec<HopPattern>)>,
+    /// Try again until all holds, at most this long.
+    pub eventually: Option<Duration>,
+}
+
+/// How a body is matched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BodyMatch {
+    /// The whole body (one final newline aside).
+    Exact(String),
+    /// A part of it.
+    Contains(String),
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// An HTTP response, a DNS answer, bytes over TCP, or an `exec` that ended.
+    Ok,
+    /// ECONNREFUSED.
+    ConnectionRefused,
+    /// ECONNRESET or EPIPE.
+    ConnectionReset,
+    /// The peer closed before it answered.
+    ConnectionClosed,
+    /// No answer in time.
+    Timeout,
+    /// ENETUNREACH or EHOSTUNREACH.
+    Unreachable,
+    /// The name does not resolve.
+    NoSuchHost,
+    /// An answer that is not the protocol's.
+    ProtocolError,
+}
+
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::ConnectionRefused,
+        Self::ConnectionReset,
+        Self::ConnectionClosed,
+        Self::Timeout,
+        Self::Unreachable,
+        Self::NoSuchHost,
+        Self::ProtocolError,
+    ];
+
+    /// As scenario files and JSON spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::ConnectionRefused => "connection-refused",
+            Self::ConnectionReset => "connection-reset",
+            Self::ConnectionClosed => "connection-closed",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::NoSuchHost => "no-such-host",
+            Self::ProtocolError => "protocol-error",
+        }
+    }
+}
+
+impl Scenario {
+    /// The pod of this id.
+    pub fn pod(&self, id: PodId) -> &Pod {
+        &self.pods[id.0]
+    }
+
+    /// All pods with their ids.
+    pub fn pods_with_ids(&self) -> impl Iterator<Item = (PodId, &Pod)> {
+        self.pods
+            .iter()
+            .enumerate()
+            .map(|(index, pod)| (PodId(index), pod))
+    }
+}
+
+impl Pod {
+    /// The container of this id.
+    pub fn container(&self, id: ContainerId) -> &Container {
+        &self.containers[id.0]
+    }
+
+    /// The name of one of its processes, as a path's role.
+    pub fn role(&self, process: ProcessName) -> &str {
+        match process {
+            ProcessName::Container(id) => &self.container(id).name,
+            ProcessName::Sidecar => "sidecar",
+            ProcessName::Agent => "agent",
+        }
+    }
+}
+
+impl PodId {
+    /// Its index in [`Scenario::pods`].
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl ContainerId {
+    /// Its index in [`Pod::containers`].
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}

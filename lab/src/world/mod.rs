@@ -1,0 +1,1 @@
+//! The running lab: supervisor, node, pods and their processes.
