@@ -1,0 +1,3 @@
+//! A ruleset as text for the tools that install it.
+
+pub mod restore;
