@@ -2,13 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod annotations;
-pub mod options;
-pub mod raw;
-pub mod rule;
-pub mod ruleset;
-
+pub mod apply;
 pub mod generate;
 pub mod kube_proxy;
+pub mod options;
+pub mod raw;
 pub mod render;
-
-pub mod apply;
+pub mod rule;
+pub mod ruleset;

@@ -1,22 +1,69 @@
-//! A rule as data: what it looks at, and what it does.
+//! A rule as a value: what a packet must be like, and what becomes of it.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 
-use crate::options::Group;
+use crate::options::{Group, Interface, Port};
+use crate::ruleset::ChainId;
 
-/// A match, or its negation.
+/// A rule, and the option that asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// All must hold, in the order in which they are written.
+    pub matches: Vec<Match>,
+    /// What then happens.
+    pub target: Target,
+    /// The option's name (`excludeInboundPorts`), for messages.
+    pub option: &'static str,
+}
+
+/// A value that must, or must not, be there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Is<T> {
-    /// Equal to this.
+    /// Exactly this.
     Exactly(T),
-    /// Anything but this.
+    /// Anything else (`!`).
     Not(T),
 }
 
+/// One condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    /// `-i`.
+    InInterface(Is<Interface>),
+    /// `-o`.
+    OutInterface(Is<Interface>),
+    /// `-s`.
+    Source(Is<IpNet>),
+    /// `-d`.
+    Destination(Is<IpNet>),
+    /// `-p`.
+    Protocol(Is<Protocol>),
+    /// `--sport`, after a protocol.
+    SourcePort(Is<Port>),
+    /// `--dport`, after a protocol.
+    DestinationPort(Is<Port>),
+    /// `-m multiport --dports`, after a protocol.
+    DestinationPorts(Is<Vec<Port>>),
+    /// `-m owner --uid-owner`: the socket's user.
+    OwnerUid(Is<u32>),
+    /// `-m owner --gid-owner`: the socket's fsgid.
+    OwnerGid(Is<Group>),
+    /// `-m mark`.
+    Mark(Is<Mark>),
+    /// `-m connmark`.
+    Connmark(Is<Mark>),
+    /// `-m conntrack --ctstate`.
+    State(Is<Vec<State>>),
+    /// `-m statistic --mode random`: one packet in so many.
+    OneIn(NonZeroU32),
+}
+
 /// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -24,109 +71,90 @@ pub enum Protocol {
     Udp,
 }
 
-/// One thing that a rule looks at. All of a rule's must hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Match {
-    /// The interface by which a packet came.
-    InInterface(Is<String>),
-    /// The interface by which it goes.
-    OutInterface(Is<String>),
-    /// Its source address.
-    Source(Is<IpNet>),
-    /// Its destination address.
-    Destination(Is<IpNet>),
-    /// Its protocol.
-    Protocol(Protocol),
-    /// Its source port.
-    SourcePort(Is<u16>),
-    /// Its destination port.
-    DestinationPort(Is<u16>),
-    /// Its destination port, of several.
-    DestinationPorts(Is<Vec<u16>>),
-    /// The user of the socket that sent it.
-    OwnerUid(Is<u32>),
-    /// The group of the socket that sent it.
-    OwnerGid(Is<Group>),
-    /// Its mark.
-    Mark(Is<u32>),
-    /// Its connection's mark.
-    Connmark(u32),
-    /// Its connection's state, one of these.
-    ConntrackState(Vec<ConntrackState>),
-    /// At random, with this probability of 2^-31 units.
-    Random(u32),
+/// A mark's value under a mask; `None` is the whole mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mark {
+    /// The value.
+    pub value: u32,
+    /// Which bits count.
+    pub mask: Option<NonZeroU32>,
 }
 
-/// A connection's state, as conntrack has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConntrackState {
-    /// Belongs to no connection, and cannot begin one.
+/// A connection's state in conntrack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// INVALID.
     Invalid,
-    /// Belongs to one that is related to another.
+    /// RELATED.
     Related,
-    /// Belongs to one that has seen both directions.
+    /// ESTABLISHED.
     Established,
 }
 
-/// What a rule does.
+/// What becomes of a packet that a rule matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// Back to the chain that jumped here.
+    /// Back to the calling chain, or the policy.
     Return,
-    /// Goes on.
+    /// Through.
     Accept,
-    /// Is gone.
+    /// Dropped in silence.
     Drop,
-    /// Is refused by ICMP port unreachable.
+    /// Refused with ICMP port unreachable.
     Reject,
-    /// On to another chain.
-    Jump(String),
-    /// To this port of this machine.
-    Redirect(u16),
-    /// As `Redirect`, in the spelling `--to-port` that Istio uses for UDP.
-    RedirectUdp(u16),
-    /// To this port without a change of address, with this mark.
+    /// On in another chain of the table.
+    Jump(ChainId),
+    /// To this port of the machine itself.
+    Redirect(Port),
+    /// To a transparent socket at this port, with this mark.
     Tproxy {
         /// The port.
-        port: u16,
+        port: Port,
         /// The mark.
-        mark: u32,
+        mark: NonZeroU32,
     },
-    /// Gets this mark.
+    /// `MARK --set-mark`.
     SetMark(u32),
-    /// Its connection gets its mark.
+    /// `MARK --or-mark`.
+    OrMark(NonZeroU32),
+    /// `MARK --xor-mark`.
+    XorMark(NonZeroU32),
+    /// The packet's mark to its connection.
     SaveMark,
-    /// It gets its connection's mark.
+    /// The connection's mark to the packet.
     RestoreMark,
-    /// It is tracked in this zone.
+    /// The conntrack zone.
     Zone(u16),
     /// To this address and port.
-    Dnat(SocketAddrV4),
+    Dnat(SocketAddr),
+    /// From the machine's own address.
+    Masquerade,
 }
 
-/// A rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// What it looks at.
-    pub matches: Vec<Match>,
-    /// What it does.
-    pub target: Target,
-    /// The option that asked for it, for messages.
-    pub option: &'static str,
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
-impl Rule {
-    /// A rule that the option `option` asks for.
-    pub fn new(option: &'static str, matches: Vec<Match>, target: Target) -> Self {
-        Self {
-            matches,
-            target,
-            option,
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mask {
+            None => self.value.fmt(f),
+            Some(mask) => write!(f, "{:#x}/{mask:#x}", self.value),
         }
     }
 }
 
-/// One IPv4 address as a range.
-pub fn host(ip: Ipv4Addr) -> IpNet {
-    IpNet::V4(ipnet::Ipv4Net::new_assert(ip, 32))
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Invalid => "INVALID",
+            Self::Related => "RELATED",
+            Self::Established => "ESTABLISHED",
+        })
+    }
 }

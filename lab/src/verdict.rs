@@ -123,7 +123,11 @@ pub fn judge(scenario: &Scenario, expect: &Expect, seen: &Seen) -> Verdict {
             return Verdict::Unobserved(seen.unobserved.clone());
         }
     }
-    if findings.is_empty() { Verdict::Held } else { Verdict::Failed(findings) }
+    if findings.is_empty() {
+        Verdict::Held
+    } else {
+        Verdict::Failed(findings)
+    }
 }
 
 fn pod_name(scenario: &Scenario, pod: PodId) -> &str {
@@ -131,7 +135,11 @@ fn pod_name(scenario: &Scenario, pod: PodId) -> &str {
 }
 
 fn value(what: &str, expected: impl ToString, observed: impl ToString) -> Finding {
-    Finding::Value { what: what.to_owned(), expected: expected.to_string(), observed: observed.to_string() }
+    Finding::Value {
+        what: what.to_owned(),
+        expected: expected.to_string(),
+        observed: observed.to_string(),
+    }
 }
 
 fn judge_outcome(expect: &Expect, seen: &Seen, findings: &mut Vec<Finding>) {
@@ -159,13 +167,18 @@ fn judge_response(expect: &Expect, seen: &Seen, findings: &mut Vec<Finding>) {
     if let Some(expected) = expect.status
         && seen.status != Some(expected)
     {
-        let observed = seen.status.map_or_else(|| "no response".to_owned(), |status| status.to_string());
+        let observed = seen
+            .status
+            .map_or_else(|| "no response".to_owned(), |status| status.to_string());
         findings.push(value("status", expected, observed));
     }
     if let Some(expected) = &expect.response_flags
         && seen.flags.as_deref().map(flag_set) != Some(flag_set(expected))
     {
-        let observed = seen.flags.clone().unwrap_or_else(|| "no access log on the way".to_owned());
+        let observed = seen
+            .flags
+            .clone()
+            .unwrap_or_else(|| "no access log on the way".to_owned());
         findings.push(value("response flags", expected, observed));
     }
     match &expect.body {
@@ -186,10 +199,17 @@ fn judge_headers(
     findings: &mut Vec<Finding>,
 ) {
     for (name, wanted) in expected {
-        let found: Vec<&str> =
-            seen.iter().filter(|(seen, _)| seen.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect();
+        let found: Vec<&str> = seen
+            .iter()
+            .filter(|(seen, _)| seen.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
+            .collect();
         if !found.iter().any(|value| string_matches(wanted, value)) {
-            let observed = if found.is_empty() { "absent".to_owned() } else { found.join(", ") };
+            let observed = if found.is_empty() {
+                "absent".to_owned()
+            } else {
+                found.join(", ")
+            };
             findings.push(value(&format!("header {name}"), describe(wanted), observed));
         }
     }
@@ -200,7 +220,9 @@ fn string_matches(wanted: &StringMatch, value: &str) -> bool {
         StringMatch::Exact(text) => text == value,
         StringMatch::Prefix(text) => value.starts_with(text.as_str()),
         // `resolve` has compiled it before; a pattern that does not compile matches nothing.
-        StringMatch::Regex(text) => Regex::new(&format!("^(?:{text})$")).is_ok_and(|regex| regex.is_match(value)),
+        StringMatch::Regex(text) => {
+            Regex::new(&format!("^(?:{text})$")).is_ok_and(|regex| regex.is_match(value))
+        }
     }
 }
 
@@ -214,7 +236,11 @@ fn describe(wanted: &StringMatch) -> String {
 
 /// Envoy writes flags in the order in which they were set, so they compare as a set.
 fn flag_set(flags: &str) -> BTreeSet<&str> {
-    flags.split(',').map(str::trim).filter(|flag| !flag.is_empty() && *flag != "-").collect()
+    flags
+        .split(',')
+        .map(str::trim)
+        .filter(|flag| !flag.is_empty() && *flag != "-")
+        .collect()
 }
 
 fn without_newline(text: &str) -> &str {
@@ -228,7 +254,10 @@ fn legs_of<'a>(seen: &'a Seen, pod: &'a str) -> impl Iterator<Item = &'a SeenLeg
 fn judge_path(pod: &str, expected: &[LegPattern], seen: &Seen, findings: &mut Vec<Finding>) {
     let legs: Vec<&SeenLeg> = legs_of(seen, pod).collect();
     let holds = legs.len() == expected.len()
-        && expected.iter().zip(&legs).all(|(pattern, leg)| pattern.matches(&leg.hops, leg.reused));
+        && expected
+            .iter()
+            .zip(&legs)
+            .all(|(pattern, leg)| pattern.matches(&leg.hops, leg.reused));
     if holds {
         return;
     }
@@ -247,7 +276,10 @@ fn first_difference(expected: &[LegPattern], legs: &[&SeenLeg]) -> (usize, usize
         }
         let differs = |(pattern, hop): (&HopPattern, &Hop)| !pattern.matches(hop);
         let hop = pattern.hops.iter().zip(&leg.hops).position(differs);
-        return (index, hop.unwrap_or_else(|| pattern.hops.len().min(leg.hops.len())));
+        return (
+            index,
+            hop.unwrap_or_else(|| pattern.hops.len().min(leg.hops.len())),
+        );
     }
     (expected.len().min(legs.len()), 0)
 }

@@ -1,105 +1,103 @@
-//! DNS capture: queries go to the agent, and conntrack keeps the agent's own queries apart from the pod's.
+//! DNS capture: queries to the agent, and conntrack zones that keep its two legs apart.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
-use super::{INBOUND, OUTPUT, OUTPUT_DNS, Scope, TCP, UDP, jump};
+use super::{Emit, dport, nat, raw, tcp, udp};
 use crate::options::{DnsCapture, Group};
-use crate::rule::{Is, Match, Rule, Target};
-use crate::ruleset::{Rules, Table};
+use crate::rule::{Is, Match, Target};
+use crate::ruleset::Place;
 
-/// Where the agent answers DNS; Istio has no option for it.
-const AGENT_DNS: u16 = 15053;
+const DNS: NonZeroU16 = NonZeroU16::new(53).unwrap();
+/// The agent's DNS port; not an option in Istio.
+const AGENT: NonZeroU16 = NonZeroU16::new(15053).unwrap();
+/// Between the agent and the resolvers.
+const OUTSIDE: Target = Target::Zone(1);
+/// Between the applications and the agent.
+const INSIDE: Target = Target::Zone(2);
 
-const OPTION: &str = "redirectDNS";
-
-/// The zone of the agent's own queries and their answers.
-const UPSTREAM: u16 = 1;
-/// The zone of the pod's queries and the agent's answers.
-const DOWNSTREAM: u16 = 2;
-
-pub(super) fn add(scope: &Scope<'_>, rules: &mut Rules) {
-    let servers = scope.dns_servers();
-    let all = match &scope.options.dns {
-        DnsCapture::Off => return,
-        DnsCapture::Servers(_) => false,
-        DnsCapture::All => true,
-    };
-    rules.append(
-        Table::Raw,
-        "OUTPUT",
-        Rule::new(OPTION, Vec::new(), jump(OUTPUT_DNS)),
-    );
-    if all || !servers.is_empty() {
-        rules.append(
-            Table::Nat,
-            OUTPUT,
-            Rule::new(OPTION, Vec::new(), jump(OUTPUT_DNS)),
-        );
-    }
-    let query = Match::DestinationPort(Is::Exactly(53));
-    for (protocol, target) in [
-        (TCP, Target::Redirect(AGENT_DNS)),
-        (UDP, Target::RedirectUdp(AGENT_DNS)),
-    ] {
-        for server in each(&servers, all) {
-            let to = server.map(|server| Match::Destination(Is::Exactly(server)));
-            let matches = [protocol.clone(), query.clone()].into_iter().chain(to).collect();
-            rules.append(Table::Nat, OUTPUT_DNS, Rule::new(OPTION, matches, target.clone()));
-        }
-    }
-    zones(scope, &servers, all, rules);
-}
-
-/// One rule for all destinations, or one for each server.
-fn each(servers: &[IpAddr], all: bool) -> Vec<Option<IpNet>> {
-    if all {
-        vec![None]
-    } else {
-        servers.iter().map(|server| Some(IpNet::from(*server))).collect()
-    }
-}
-
-fn zones(scope: &Scope<'_>, servers: &[IpAddr], all: bool, rules: &mut Rules) {
-    let options = scope.options;
-    let query = || Match::DestinationPort(Is::Exactly(53));
-    let uids = options
-        .proxy_uids
-        .iter()
-        .map(|uid| Match::OwnerUid(Is::Exactly(*uid)));
-    let gids = options
-        .proxy_gids
-        .iter()
-        .map(|gid| Match::OwnerGid(Is::Exactly(Group::Id(*gid))));
-    let mut add = |chain: &str, matches, zone| {
-        rules.append(Table::Raw, chain, Rule::new(OPTION, matches, Target::Zone(zone)));
-    };
-    for owner in uids.chain(gids) {
-        add(OUTPUT_DNS, vec![UDP, query(), owner.clone()], UPSTREAM);
-        let answer = Match::SourcePort(Is::Exactly(AGENT_DNS));
-        add(OUTPUT_DNS, vec![UDP, answer, owner], DOWNSTREAM);
-    }
-    if all || !servers.is_empty() {
-        rules.append(
-            Table::Raw,
-            "PREROUTING",
-            Rule::new(OPTION, Vec::new(), jump(INBOUND)),
-        );
-    }
-    for server in each(servers, all) {
-        let to = server.map(|server| Match::Destination(Is::Exactly(server)));
-        let from = server.map(|server| Match::Source(Is::Exactly(server)));
-        let zone = |chain: &str, port, address: Option<Match>, zone| {
-            let matches = [UDP, port].into_iter().chain(address).collect();
-            (chain.to_owned(), Rule::new(OPTION, matches, Target::Zone(zone)))
+impl Emit<'_> {
+    pub(super) fn dns(&mut self) {
+        let servers: Vec<Option<IpNet>> = match &self.options.dns {
+            DnsCapture::Off | DnsCapture::NoServers => return,
+            DnsCapture::All => vec![None],
+            DnsCapture::Servers(servers) => {
+                let nets = servers.iter().copied().map(|server: IpAddr| IpNet::from(server));
+                nets.filter(|net| self.is_own_family(net)).map(Some).collect()
+            }
         };
-        let answer = Match::SourcePort(Is::Exactly(53));
-        for (chain, rule) in [
-            zone(OUTPUT_DNS, query(), to, DOWNSTREAM),
-            zone(INBOUND, answer, from, UPSTREAM),
-        ] {
-            rules.append(Table::Raw, &chain, rule);
+        let option = if servers.contains(&None) {
+            "captureAllDNS"
+        } else {
+            "redirectDNS"
+        };
+        let (in_raw, in_nat) = (raw("ISTIO_OUTPUT_DNS"), nat("ISTIO_OUTPUT_DNS"));
+        self.append(&raw("OUTPUT"), [], Target::Jump(in_raw.clone()), option);
+        if !servers.is_empty() {
+            self.append(&nat("ISTIO_OUTPUT"), [], Target::Jump(in_nat.clone()), option);
+        }
+        for protocol in [tcp(), udp()] {
+            for server in &servers {
+                let matches = with(
+                    vec![protocol.clone(), dport(DNS)],
+                    server.map(|net| Match::Destination(Is::Exactly(net))),
+                );
+                self.record(&in_nat, Place::End, matches, Target::Redirect(AGENT), option);
+            }
+        }
+        self.agent_zones();
+        if !servers.is_empty() {
+            self.append(&raw("PREROUTING"), [], Target::Jump(raw("ISTIO_INBOUND")), option);
+        }
+        for server in servers {
+            let query = with(
+                vec![udp(), dport(DNS)],
+                server.map(|net| Match::Destination(Is::Exactly(net))),
+            );
+            let answer = with(
+                vec![udp(), sport(DNS)],
+                server.map(|net| Match::Source(Is::Exactly(net))),
+            );
+            self.record(&in_raw, Place::End, query, INSIDE, option);
+            self.record(&raw("ISTIO_INBOUND"), Place::End, answer, OUTSIDE, option);
         }
     }
+
+    fn agent_zones(&mut self) {
+        let uids = self
+            .options
+            .proxy_uids
+            .iter()
+            .map(|&uid| (Match::OwnerUid(Is::Exactly(uid)), "proxyUID"));
+        let gids = self
+            .options
+            .proxy_gids
+            .iter()
+            .map(|&gid| (Match::OwnerGid(Is::Exactly(Group::Id(gid))), "proxyGID"));
+        for (owner, option) in uids.chain(gids) {
+            self.append(
+                &raw("ISTIO_OUTPUT_DNS"),
+                [udp(), dport(DNS), owner.clone()],
+                OUTSIDE,
+                option,
+            );
+            self.append(
+                &raw("ISTIO_OUTPUT_DNS"),
+                [udp(), sport(AGENT), owner],
+                INSIDE,
+                option,
+            );
+        }
+    }
+}
+
+fn with(mut matches: Vec<Match>, more: Option<Match>) -> Vec<Match> {
+    matches.extend(more);
+    matches
+}
+
+fn sport(port: NonZeroU16) -> Match {
+    Match::SourcePort(Is::Exactly(port))
 }

@@ -1,151 +1,176 @@
-//! What happens to connections from inside: ISTIO_OUTPUT.
+//! Outbound capture: `ISTIO_OUTPUT`, in both modes.
 
-use super::{IN_REDIRECT, OUTPUT, REDIRECT, Scope, TCP, UDP, dns, jump, to_lo};
+use std::num::NonZeroU16;
+
+use super::{Emit, dport, nat, on_loopback, tcp, udp};
 use crate::options::{Group, OutboundRanges, OwnerGroups};
-use crate::rule::{Is, Match, Rule, Target};
-use crate::ruleset::{Rules, Table};
+use crate::rule::{Is, Match, Target};
+use crate::ruleset::{ChainId, Place};
 
-pub(super) fn add(scope: &Scope<'_>, rules: &mut Rules) {
-    let options = scope.options;
-    rules.append(Table::Nat, "OUTPUT", Rule::new("mode", Vec::new(), jump(OUTPUT)));
-    let mut add =
-        |option, matches, target| rules.append(Table::Nat, OUTPUT, Rule::new(option, matches, target));
-    for port in &options.exclude_outbound_ports {
-        for protocol in [TCP, UDP] {
-            let to_port = Match::DestinationPort(Is::Exactly(*port));
-            add("excludeOutboundPorts", vec![protocol, to_port], Target::Return);
+const DNS: NonZeroU16 = NonZeroU16::new(53).unwrap();
+
+/// Whose packets a group of three rules is for.
+enum Owner {
+    Uid(u32),
+    Gid(u32),
+}
+
+impl Owner {
+    fn is(&self) -> Match {
+        match self {
+            Self::Uid(uid) => Match::OwnerUid(Is::Exactly(*uid)),
+            Self::Gid(gid) => Match::OwnerGid(Is::Exactly(Group::Id(*gid))),
         }
     }
-    add(
-        "mode",
-        vec![to_lo(), Match::Source(Is::Exactly(scope.passthrough()))],
-        Target::Return,
-    );
-    for uid in &options.proxy_uids {
-        let dns_too = options.captures_dns();
-        sidecar(
-            scope,
-            "proxyUID",
-            &|negated| Match::OwnerUid(is(*uid, negated)),
-            dns_too,
-            &mut add,
-        );
-    }
-    for gid in &options.proxy_gids {
-        // Istio leaves port 53 in the groups' first rule also when DNS is captured.
-        sidecar(
-            scope,
-            "proxyGID",
-            &|negated| Match::OwnerGid(is(Group::Id(*gid), negated)),
-            false,
-            &mut add,
-        );
-    }
-    owner_groups(&options.owner_groups, &mut add);
-    dns::add(scope, rules);
-    destinations(scope, rules);
-}
 
-type Add<'a> = dyn FnMut(&'static str, Vec<Match>, Target) + 'a;
-
-fn is<T>(value: T, negated: bool) -> Is<T> {
-    if negated {
-        Is::Not(value)
-    } else {
-        Is::Exactly(value)
-    }
-}
-
-/// The three rules of one of the sidecar's users or groups.
-fn sidecar(
-    scope: &Scope<'_>,
-    option: &'static str,
-    owner: &dyn Fn(bool) -> Match,
-    dns: bool,
-    add: &mut Add<'_>,
-) {
-    let options = scope.options;
-    let not_local = Match::Destination(Is::Not(scope.loopback()));
-    let tunnel = options.inbound_tunnel_port;
-    let not_ports = if dns {
-        Match::DestinationPorts(Is::Not(vec![53, tunnel]))
-    } else {
-        Match::DestinationPort(Is::Not(tunnel))
-    };
-    add(
-        option,
-        vec![to_lo(), not_local, TCP, not_ports, owner(false)],
-        jump(IN_REDIRECT),
-    );
-    if !options.includes_loopback() {
-        let not_dns = [TCP, Match::DestinationPort(Is::Not(53))];
-        let mut matches = vec![to_lo()];
-        if options.captures_dns() {
-            matches.extend(not_dns);
+    fn is_not(&self) -> Match {
+        match self {
+            Self::Uid(uid) => Match::OwnerUid(Is::Not(*uid)),
+            Self::Gid(gid) => Match::OwnerGid(Is::Not(Group::Id(*gid))),
         }
-        matches.push(owner(true));
-        add(option, matches, Target::Return);
     }
-    add(option, vec![owner(false)], Target::Return);
 }
 
-fn owner_groups(groups: &OwnerGroups, add: &mut Add<'_>) {
-    match groups {
-        OwnerGroups::AllBut(groups) => {
-            for group in groups {
-                let owner = Match::OwnerGid(Is::Exactly(group.clone()));
-                add("excludeOutboundOwnerGroups", vec![owner], Target::Return);
+impl Emit<'_> {
+    pub(super) fn outbound(&mut self) {
+        let output = nat("ISTIO_OUTPUT");
+        for &port in &self.options.exclude_outbound_ports {
+            for protocol in [tcp(), udp()] {
+                self.append(
+                    &output,
+                    [protocol, dport(port)],
+                    Target::Return,
+                    "excludeOutboundPorts",
+                );
             }
         }
-        OwnerGroups::Only(groups) => {
-            let others = groups
-                .iter()
-                .map(|group| Match::OwnerGid(Is::Not(group.clone())))
-                .collect();
-            add("includeOutboundOwnerGroups", others, Target::Return);
+        let source = Match::Source(Is::Exactly(self.passthrough_source()));
+        self.append(&output, [on_loopback(), source], Target::Return, "mode");
+        for &uid in &self.options.proxy_uids {
+            self.owner(&output, &Owner::Uid(uid), "proxyUID");
         }
-    }
-}
-
-fn destinations(scope: &Scope<'_>, rules: &mut Rules) {
-    let options = scope.options;
-    let to = |range| Match::Destination(Is::Exactly(range));
-    let mut add =
-        |option, matches, target| rules.append(Table::Nat, OUTPUT, Rule::new(option, matches, target));
-    add("hostIPv4LoopbackCidr", vec![to(scope.loopback())], Target::Return);
-    for range in scope.own(&options.exclude_outbound_ranges) {
-        add("excludeOutboundIPRanges", vec![to(*range)], Target::Return);
-    }
-    for port in &options.include_outbound_ports {
-        let to_port = Match::DestinationPort(Is::Exactly(*port));
-        add("includeOutboundPorts", vec![TCP, to_port], jump(REDIRECT));
-    }
-    const OPTION: &str = "includeOutboundIPRanges";
-    let rerouted = |rules: &mut Rules, range: Option<Match>| {
-        for interface in &options.reroute_interfaces {
-            let from = Match::InInterface(Is::Exactly(interface.clone()));
-            let matches = [from].into_iter().chain(range.clone()).collect();
-            rules.insert(
-                Table::Nat,
-                "PREROUTING",
-                1,
-                Rule::new(OPTION, matches, jump(REDIRECT)),
+        for &gid in &self.options.proxy_gids {
+            self.owner(&output, &Owner::Gid(gid), "proxyGID");
+        }
+        self.owner_groups(&output);
+        self.dns();
+        self.append(
+            &output,
+            [Match::Destination(Is::Exactly(self.loopback()))],
+            Target::Return,
+            "hostIPv4LoopbackCidr",
+        );
+        for range in &self.options.exclude_outbound_ranges {
+            if self.is_own_family(range) {
+                let matches = [Match::Destination(Is::Exactly(*range))];
+                self.append(&output, matches, Target::Return, "excludeOutboundIPRanges");
+            }
+        }
+        let redirect = Target::Jump(nat("ISTIO_REDIRECT"));
+        for &port in &self.options.include_outbound_ports {
+            self.append(
+                &output,
+                [tcp(), dport(port)],
+                redirect.clone(),
+                "includeOutboundPorts",
             );
         }
-    };
-    match &options.outbound_ranges {
-        OutboundRanges::All => {
-            rules.append(Table::Nat, OUTPUT, Rule::new(OPTION, Vec::new(), jump(REDIRECT)));
-            rerouted(rules, None);
+        self.ranges(&output, &redirect);
+    }
+
+    fn owner(&mut self, output: &ChainId, owner: &Owner, option: &'static str) {
+        let tunnel = self.options.inbound_tunnel_port;
+        let elsewhere = Match::Destination(Is::Not(self.loopback()));
+        // Istio takes 53 out of the UID's rule alone.
+        let ports = match owner {
+            Owner::Uid(_) if self.captures_dns() => Match::DestinationPorts(Is::Not(vec![DNS, tunnel])),
+            Owner::Uid(_) | Owner::Gid(_) => Match::DestinationPort(Is::Not(tunnel)),
+        };
+        let to_itself = [on_loopback(), elsewhere, tcp(), ports, owner.is()];
+        self.append(output, to_itself, Target::Jump(nat("ISTIO_IN_REDIRECT")), option);
+        if !self.includes_loopback() {
+            if self.captures_dns() {
+                let matches = [
+                    on_loopback(),
+                    tcp(),
+                    Match::DestinationPort(Is::Not(DNS)),
+                    owner.is_not(),
+                ];
+                self.append(output, matches, Target::Return, option);
+            } else {
+                self.append(output, [on_loopback(), owner.is_not()], Target::Return, option);
+            }
         }
-        OutboundRanges::Only(ranges) => {
-            for range in scope.own(ranges) {
-                rerouted(rules, Some(to(*range)));
-                rules.append(
-                    Table::Nat,
-                    OUTPUT,
-                    Rule::new(OPTION, vec![to(*range)], jump(REDIRECT)),
+        self.append(output, [owner.is()], Target::Return, option);
+    }
+
+    /// Whether an included range's address is a loopback address; either family's counts for both.
+    fn includes_loopback(&self) -> bool {
+        match &self.options.outbound_ranges {
+            OutboundRanges::All => false,
+            OutboundRanges::Only(ranges) => ranges.iter().any(|range| range.addr().is_loopback()),
+        }
+    }
+
+    fn owner_groups(&mut self, output: &ChainId) {
+        match &self.options.outbound_owners {
+            OwnerGroups::AllBut(groups) => {
+                for group in groups {
+                    let matches = [Match::OwnerGid(Is::Exactly(group.clone()))];
+                    self.append(output, matches, Target::Return, "excludeOutboundOwnerGroups");
+                }
+            }
+            OwnerGroups::Only(groups) => {
+                let matches = groups
+                    .iter()
+                    .map(|group| Match::OwnerGid(Is::Not(group.clone())))
+                    .collect();
+                self.record(
+                    output,
+                    Place::End,
+                    matches,
+                    Target::Return,
+                    "includeOutboundOwnerGroups",
                 );
+            }
+        }
+    }
+
+    fn ranges(&mut self, output: &ChainId, redirect: &Target) {
+        let option = "includeOutboundIPRanges";
+        let rerouted =
+            |interface: &crate::options::Interface| Match::InInterface(Is::Exactly(interface.clone()));
+        match &self.options.outbound_ranges {
+            OutboundRanges::All => {
+                self.append(output, [], redirect.clone(), option);
+                for interface in &self.options.reroute_interfaces {
+                    self.insert(
+                        &nat("PREROUTING"),
+                        1,
+                        [rerouted(interface)],
+                        redirect.clone(),
+                        option,
+                    );
+                }
+            }
+            OutboundRanges::Only(ranges) => {
+                for range in ranges
+                    .iter()
+                    .filter(|range| self.is_own_family(range))
+                    .collect::<Vec<_>>()
+                {
+                    let to = || Match::Destination(Is::Exactly(*range));
+                    for interface in &self.options.reroute_interfaces {
+                        self.insert(
+                            &nat("PREROUTING"),
+                            1,
+                            [rerouted(interface), to()],
+                            redirect.clone(),
+                            option,
+                        );
+                    }
+                    self.append(output, [to()], redirect.clone(), option);
+                }
             }
         }
     }

@@ -1,3 +1,3 @@
-//! A ruleset as text for the tools that install it.
+//! A ruleset as the text that a tool loads.
 
 pub mod restore;

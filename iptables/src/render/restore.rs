@@ -1,135 +1,152 @@
-//! A ruleset as input of `iptables-restore --noflush`, in the spelling that Istio uses.
+//! A ruleset as `iptables-restore --noflush` input, in the shape of Istio's `builder.BuildV4Restore`.
 
-use std::fmt::Write as _;
+use std::fmt::Display;
 
-use crate::rule::{ConntrackState, Is, Match, Protocol, Rule, Target};
-use crate::ruleset::{Place, Rules};
+use crate::rule::{Is, Match, Rule, Target};
+use crate::ruleset::{ChainId, Family, Owns, Place, Recorded, Ruleset, Table};
 
-/// Input for `iptables-restore --noflush` (or `ip6tables-restore`); each table is one transaction.
-pub fn render(rules: &Rules) -> String {
-    let mut text = String::new();
-    for table in rules.tables() {
-        push(&mut text, format_args!("* {}\n", table.name()));
-        for chain in rules.own_chains(table) {
-            push(&mut text, format_args!("-N {chain}\n"));
-        }
-        for made in rules.made().iter().filter(|made| made.table == table) {
-            text.push_str(&line(&made.chain, made.place, &made.rule));
-            text.push('\n');
-        }
-        text.push_str("COMMIT\n");
-    }
-    text
+/// One line of the input, and the rule it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// The text, without its newline.
+    pub text: String,
+    /// The rule, where the line is one.
+    pub rule: Option<&'a Rule>,
 }
 
-/// The same, for chains that are wholly ours: they are emptied first, so that it can be done again and again.
-pub fn render_replacing(rules: &Rules) -> String {
-    let mut text = String::new();
-    for table in rules.tables() {
-        push(&mut text, format_args!("*{}\n", table.name()));
-        for chain in rules.own_chains(table) {
-            push(&mut text, format_args!(":{chain} - [0:0]\n"));
-        }
-        for made in rules.made().iter().filter(|made| made.table == table) {
-            text.push_str(&line(&made.chain, made.place, &made.rule));
-            text.push('\n');
-        }
-        text.push_str("COMMIT\n");
-    }
-    text
+/// The whole input for one family; empty when the family has no rules.
+pub fn render(ruleset: &Ruleset, family: Family) -> String {
+    lines(ruleset, family)
+        .into_iter()
+        .map(|line| line.text + "\n")
+        .collect()
 }
 
-/// One rule as a line: `-A CHAIN …`.
-pub fn line(chain: &str, place: Place, rule: &Rule) -> String {
-    let head = match place {
-        Place::Append => format!("-A {chain}"),
-        Place::Insert(position) => format!("-I {chain} {position}"),
+/// The input line by line.
+pub fn lines(ruleset: &Ruleset, family: Family) -> Vec<Line<'_>> {
+    let mut lines = Vec::new();
+    for table in ruleset.tables(family) {
+        lines.push(bare(format!("*{table}")));
+        lines.extend(declarations(ruleset, family, table).into_iter().map(bare));
+        let recorded = ruleset
+            .recorded(family)
+            .iter()
+            .filter(|each| each.chain.table() == table);
+        lines.extend(recorded.map(|each| Line {
+            text: recorded_text(each),
+            rule: Some(&each.rule),
+        }));
+        lines.extend(
+            ruleset
+                .retired(family, table)
+                .map(|chain| bare(format!("-X {}", chain.name()))),
+        );
+        lines.push(bare("COMMIT".to_owned()));
+    }
+    lines
+}
+
+fn bare<'a>(text: String) -> Line<'a> {
+    Line { text, rule: None }
+}
+
+fn declarations(ruleset: &Ruleset, family: Family, table: Table) -> Vec<String> {
+    let chains = ruleset.chains(family, table);
+    let emptied = |chain: &ChainId| {
+        // With --noflush a `:CHAIN` line empties the user's own chains only; a built-in one needs -F.
+        if chain.is_built_in() {
+            format!("-F {}", chain.name())
+        } else {
+            format!(":{} - [0:0]", chain.name())
+        }
     };
-    match rule_text(rule) {
-        Some(text) => format!("{head} {text}"),
-        None => head,
+    match ruleset.owns() {
+        Owns::NewChains => chains
+            .iter()
+            .filter(|chain| !chain.is_built_in())
+            .map(|chain| format!("-N {}", chain.name()))
+            .collect(),
+        Owns::Contents => {
+            let (built_in, own): (Vec<_>, Vec<_>) = chains.iter().partition(|chain| chain.is_built_in());
+            own.into_iter()
+                .chain(ruleset.retired(family, table))
+                .chain(built_in)
+                .map(emptied)
+                .collect()
+        }
     }
 }
 
-/// What stands behind `-A CHAIN`; none if there is nothing.
-pub fn rule_text(rule: &Rule) -> Option<String> {
+fn recorded_text(each: &Recorded) -> String {
+    let chain = each.chain.name();
+    let rule = rule_text(&each.rule);
+    match each.place {
+        Place::End => format!("-A {chain} {rule}"),
+        Place::At(position) => format!("-I {chain} {position} {rule}"),
+    }
+}
+
+/// A rule without its chain: `-p tcp --dport 15008 -j RETURN`.
+pub fn rule_text(rule: &Rule) -> String {
     let mut words: Vec<String> = rule.matches.iter().map(match_text).collect();
-    words.push(target_text(&rule.target));
-    let text = words.join(" ");
-    (!text.is_empty()).then_some(text)
+    words.push(format!("-j {}", target_text(&rule.target)));
+    words.join(" ")
 }
 
-/// Writing to a string cannot fail.
-fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    #[expect(clippy::expect_used, reason = "invariant: a String takes every write")]
-    text.write_fmt(arguments).expect("a String takes every write");
-}
-
-fn with<T>(is: &Is<T>, text: impl FnOnce(&T) -> String) -> String {
+fn either<T>(prefix: &str, option: &str, is: &Is<T>, show: impl Fn(&T) -> String) -> String {
     match is {
-        Is::Exactly(value) => text(value),
-        Is::Not(value) => format!("! {}", text(value)),
+        Is::Exactly(value) => format!("{prefix}{option} {}", show(value)),
+        Is::Not(value) => format!("{prefix}! {option} {}", show(value)),
     }
 }
 
-/// Owner and mark have the negation behind the module.
-fn module<T>(name: &str, is: &Is<T>, text: impl FnOnce(&T) -> String) -> String {
-    format!("-m {name} {}", with(is, text))
-}
-
-fn match_text(wanted: &Match) -> String {
-    match wanted {
-        Match::InInterface(is) => with(is, |name| format!("-i {name}")),
-        Match::OutInterface(is) => with(is, |name| format!("-o {name}")),
-        Match::Source(is) => with(is, |range| format!("-s {range}")),
-        Match::Destination(is) => with(is, |range| format!("-d {range}")),
-        Match::Protocol(Protocol::Tcp) => "-p tcp".to_owned(),
-        Match::Protocol(Protocol::Udp) => "-p udp".to_owned(),
-        Match::SourcePort(is) => with(is, |port| format!("--sport {port}")),
-        Match::DestinationPort(is) => with(is, |port| format!("--dport {port}")),
-        Match::DestinationPorts(is) => module("multiport", is, |ports| {
-            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-            format!("--dports {}", ports.join(","))
-        }),
-        Match::OwnerUid(is) => module("owner", is, |uid| format!("--uid-owner {uid}")),
-        Match::OwnerGid(is) => module("owner", is, |gid| format!("--gid-owner {gid}")),
-        Match::Mark(is) => module("mark", is, |mark| format!("--mark {mark}")),
-        Match::Connmark(mark) => format!("-m connmark --mark {mark}"),
-        Match::ConntrackState(states) => {
-            let states: Vec<&str> = states.iter().map(|state| state_name(*state)).collect();
-            format!("-m conntrack --ctstate {}", states.join(","))
-        }
-        Match::Random(probability) => {
-            let share = f64::from(*probability) / f64::from(1_u32 << 31);
-            format!("-m statistic --mode random --probability {share:.10}")
-        }
+fn match_text(each: &Match) -> String {
+    match each {
+        Match::InInterface(is) => either("", "-i", is, ToString::to_string),
+        Match::OutInterface(is) => either("", "-o", is, ToString::to_string),
+        Match::Source(is) => either("", "-s", is, ToString::to_string),
+        Match::Destination(is) => either("", "-d", is, ToString::to_string),
+        Match::Protocol(is) => either("", "-p", is, ToString::to_string),
+        Match::SourcePort(is) => either("", "--sport", is, ToString::to_string),
+        Match::DestinationPort(is) => either("", "--dport", is, ToString::to_string),
+        Match::DestinationPorts(is) => either("-m multiport ", "--dports", is, |ports| commas(ports)),
+        Match::OwnerUid(is) => either("-m owner ", "--uid-owner", is, ToString::to_string),
+        Match::OwnerGid(is) => either("-m owner ", "--gid-owner", is, ToString::to_string),
+        Match::Mark(is) => either("-m mark ", "--mark", is, ToString::to_string),
+        Match::Connmark(is) => either("-m connmark ", "--mark", is, ToString::to_string),
+        Match::State(is) => either("-m conntrack ", "--ctstate", is, |states| commas(states)),
+        // Ten digits, as kube-proxy writes it (proxier.go, computeProbability).
+        Match::OneIn(count) => format!(
+            "-m statistic --mode random --probability {:.10}",
+            1.0 / f64::from(count.get())
+        ),
     }
 }
 
-const fn state_name(state: ConntrackState) -> &'static str {
-    match state {
-        ConntrackState::Invalid => "INVALID",
-        ConntrackState::Related => "RELATED",
-        ConntrackState::Established => "ESTABLISHED",
-    }
+fn commas<T: Display>(values: &[T]) -> String {
+    values
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn target_text(target: &Target) -> String {
     match target {
-        Target::Return => "-j RETURN".to_owned(),
-        Target::Accept => "-j ACCEPT".to_owned(),
-        Target::Drop => "-j DROP".to_owned(),
-        Target::Reject => "-j REJECT --reject-with icmp-port-unreachable".to_owned(),
-        Target::Jump(chain) => format!("-j {chain}"),
-        Target::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
-        Target::RedirectUdp(port) => format!("-j REDIRECT --to-port {port}"),
-        Target::Tproxy { port, mark } => {
-            format!("-j TPROXY --tproxy-mark {mark}/0xffffffff --on-port {port}")
-        }
-        Target::SetMark(mark) => format!("-j MARK --set-mark {mark}"),
-        Target::SaveMark => "-j CONNMARK --save-mark".to_owned(),
-        Target::RestoreMark => "-j CONNMARK --restore-mark".to_owned(),
-        Target::Zone(zone) => format!("-j CT --zone {zone}"),
-        Target::Dnat(to) => format!("-j DNAT --to-destination {to}"),
+        Target::Return => "RETURN".to_owned(),
+        Target::Accept => "ACCEPT".to_owned(),
+        Target::Drop => "DROP".to_owned(),
+        Target::Reject => "REJECT --reject-with icmp-port-unreachable".to_owned(),
+        Target::Jump(chain) => chain.name().to_owned(),
+        Target::Redirect(port) => format!("REDIRECT --to-ports {port}"),
+        Target::Tproxy { port, mark } => format!("TPROXY --tproxy-mark {mark}/0xffffffff --on-port {port}"),
+        Target::SetMark(mark) => format!("MARK --set-mark {mark}"),
+        Target::OrMark(bits) => format!("MARK --or-mark {bits:#x}"),
+        Target::XorMark(bits) => format!("MARK --xor-mark {bits:#x}"),
+        Target::SaveMark => "CONNMARK --save-mark".to_owned(),
+        Target::RestoreMark => "CONNMARK --restore-mark".to_owned(),
+        Target::Zone(zone) => format!("CT --zone {zone}"),
+        Target::Dnat(to) => format!("DNAT --to-destination {to}"),
+        Target::Masquerade => "MASQUERADE --random-fully".to_owned(),
     }
 }

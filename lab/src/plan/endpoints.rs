@@ -1,7 +1,10 @@
 //! Which pods stand behind which service, given the pods that are ready: what istiod and kube-proxy are told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+
+use iptables::kube_proxy;
 
 use super::{ISTIOD, ISTIOD_HTTP_PORT, ISTIOD_XDS_PORT, Plan};
 use crate::istiod::registry::{
@@ -15,7 +18,8 @@ impl Plan {
     /// The state of the mesh when just these pods are ready.
     pub fn registry(&self, scenario: &Scenario, ready: &BTreeSet<PodId>) -> Registry {
         let services = scenario.services.iter().zip(&self.vips).enumerate();
-        let services = services.map(|(index, (service, vip))| self.service(scenario, ready, index, service, *vip));
+        let services =
+            services.map(|(index, (service, vip))| self.service(scenario, ready, index, service, *vip));
         Registry {
             allow_any: scenario.mesh.outbound_traffic_policy == OutboundTrafficPolicy::AllowAny,
             inbound_to_pod_ip: scenario.mesh.inbound == InboundCluster::PodIp,
@@ -33,6 +37,26 @@ impl Plan {
         }
     }
 
+    /// What kube-proxy makes of the same state.
+    pub fn kube_proxy(&self, registry: &Registry) -> Vec<kube_proxy::Service> {
+        let ports = registry.services.iter().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        ports
+            .filter_map(|(service, port)| {
+                Some(kube_proxy::Service {
+                    name: format!("default/{}:{}", service.name, port.name),
+                    vip: IpAddr::V4(service.vip),
+                    port: NonZeroU16::new(port.port)?,
+                    protocol: iptables::rule::Protocol::Tcp,
+                    endpoints: service
+                        .endpoints
+                        .iter()
+                        .map(|endpoint| SocketAddr::new(IpAddr::V4(endpoint.ip), port.target_port))
+                        .collect(),
+                })
+            })
+            .collect()
+    }
+
     fn service(
         &self,
         scenario: &Scenario,
@@ -41,14 +65,23 @@ impl Plan {
         service: &model::Service,
         vip: Ipv4Addr,
     ) -> Service {
-        let rule = scenario.destination_rules.iter().find(|rule| rule.service == index);
-        let routes = scenario.virtual_services.iter().filter(|virtual_service| virtual_service.service == index);
+        let rule = scenario
+            .destination_rules
+            .iter()
+            .find(|rule| rule.service == index);
+        let routes = scenario
+            .virtual_services
+            .iter()
+            .filter(|virtual_service| virtual_service.service == index);
         Service {
             name: service.name.clone(),
             vip,
             ports: service.ports.iter().map(port).collect(),
             subsets: rule.map(subsets).unwrap_or_default(),
-            routes: routes.flat_map(|found| &found.http).map(|http| route(scenario, http)).collect(),
+            routes: routes
+                .flat_map(|found| &found.http)
+                .map(|http| route(scenario, http))
+                .collect(),
             endpoints: self.endpoints(scenario, ready, &service.selector),
         }
     }
@@ -71,8 +104,12 @@ impl Plan {
     }
 
     fn istiod_service(&self) -> Service {
-        let port =
-            |name: &str, port, protocol| Port { name: name.to_owned(), port, target_port: port, protocol };
+        let port = |name: &str, port, protocol| Port {
+            name: name.to_owned(),
+            port,
+            target_port: port,
+            protocol,
+        };
         Service {
             name: ISTIOD.to_owned(),
             vip: self.istiod_vip,
@@ -93,7 +130,10 @@ impl Plan {
 
 /// True if a pod with these labels is one of the selector's. An empty selector selects nothing (core/v1).
 pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
-    !selector.is_empty() && selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+    !selector.is_empty()
+        && selector
+            .iter()
+            .all(|(name, value)| labels.get(name) == Some(value))
 }
 
 fn port(port: &model::ServicePort) -> Port {
@@ -127,7 +167,9 @@ fn route(scenario: &Scenario, route: &HttpRoute) -> Route {
                 weight: destination.weight,
             })
             .collect(),
-        timeout_ms: route.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        timeout_ms: route
+            .timeout
+            .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         retries: route.retries,
         direct_response: route.direct_response.clone(),
     }
@@ -137,7 +179,11 @@ fn http_match(wanted: &HttpMatch) -> Match {
     Match {
         uri: wanted.uri.as_ref().map(string_match),
         method: wanted.method.as_ref().map(string_match),
-        headers: wanted.headers.iter().map(|(name, value)| (name.clone(), string_match(value))).collect(),
+        headers: wanted
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), string_match(value)))
+            .collect(),
     }
 }
 

@@ -69,7 +69,10 @@ impl Plan {
         });
         Self {
             pods: pods.collect(),
-            vips: (FIRST_SERVICE..).zip(&scenario.services).map(|(ip, _)| Ipv4Addr::from_bits(ip)).collect(),
+            vips: (FIRST_SERVICE..)
+                .zip(&scenario.services)
+                .map(|(ip, _)| Ipv4Addr::from_bits(ip))
+                .collect(),
             istiod_ip: ISTIOD_IP,
             istiod_vip: ISTIOD_VIP,
         }
@@ -82,8 +85,17 @@ impl Plan {
 
     /// The names that DNS answers, and their addresses.
     pub fn dns_records(&self, scenario: &Scenario) -> Vec<(String, Ipv4Addr)> {
-        let services = scenario.services.iter().zip(&self.vips).map(|(service, vip)| (service.name.clone(), *vip));
-        services.chain([(ISTIOD.to_owned(), self.istiod_vip), ("kube-dns".to_owned(), DNS_IP)]).collect()
+        let services = scenario
+            .services
+            .iter()
+            .zip(&self.vips)
+            .map(|(service, vip)| (service.name.clone(), *vip));
+        services
+            .chain([
+                (ISTIOD.to_owned(), self.istiod_vip),
+                ("kube-dns".to_owned(), DNS_IP),
+            ])
+            .collect()
     }
 
     /// `text` with `${POD.ip}` and `${self.ip}` replaced; `own` is the pod that sends it. Names were checked before.
@@ -101,7 +113,11 @@ fn node_id(ip: Ipv4Addr, pod: &str) -> String {
 }
 
 fn app_metrics(annotations: &std::collections::BTreeMap<String, String>) -> Option<String> {
-    let annotation = |name: &str| annotations.get(&format!("prometheus.io/{name}")).map(String::as_str);
+    let annotation = |name: &str| {
+        annotations
+            .get(&format!("prometheus.io/{name}"))
+            .map(String::as_str)
+    };
     if annotation("scrape") != Some("true") {
         return None;
     }
@@ -109,4 +125,3 @@ fn app_metrics(annotations: &std::collections::BTreeMap<String, String>) -> Opti
     let path = annotation("path").unwrap_or("/metrics");
     Some(format!("{port}/{}", path.trim_start_matches('/')))
 }
-

@@ -26,7 +26,11 @@ pub enum Detail {
 
 /// The line that opens a scenario.
 pub fn heading(name: &str, file: &str, pods: usize, steps: usize) -> String {
-    format!("{BOLD}{name}{BOLD:#}  {DIM}{file}: {}, {}{DIM:#}\n", count(pods, "pod"), count(steps, "step"))
+    format!(
+        "{BOLD}{name}{BOLD:#}  {DIM}{file}: {}, {}{DIM:#}\n",
+        count(pods, "pod"),
+        count(steps, "step")
+    )
 }
 
 /// The line that says that the lab is up.
@@ -59,7 +63,10 @@ pub fn step(step: &StepReport, detail: Detail) -> String {
     }
     for note in &step.notes {
         for line in note.lines() {
-            push(&mut text, format_args!("{INDENT}{YELLOW}note:{YELLOW:#} {line}\n"));
+            push(
+                &mut text,
+                format_args!("{INDENT}{YELLOW}note:{YELLOW:#} {line}\n"),
+            );
         }
     }
     text
@@ -69,9 +76,11 @@ pub fn step(step: &StepReport, detail: Detail) -> String {
 pub fn summary(report: &ScenarioReport) -> String {
     let passed = number_of(report, Outcome::Pass);
     let mut parts = vec![format!("{passed} passed")];
-    for (outcome, word) in
-        [(Outcome::Fail, "failed"), (Outcome::Unobserved, "unobserved"), (Outcome::Error, "in error")]
-    {
+    for (outcome, word) in [
+        (Outcome::Fail, "failed"),
+        (Outcome::Unobserved, "unobserved"),
+        (Outcome::Error, "in error"),
+    ] {
         match number_of(report, outcome) {
             0 => {}
             number => parts.push(format!("{number} {word}")),
@@ -81,7 +90,11 @@ pub fn summary(report: &ScenarioReport) -> String {
     if let Some(error) = &report.error {
         push(&mut text, format_args!("{RED}error:{RED:#} {}\n", error.message));
     }
-    let style = if passed == report.steps.len() && report.error.is_none() { GREEN } else { RED };
+    let style = if passed == report.steps.len() && report.error.is_none() {
+        GREEN
+    } else {
+        RED
+    };
     push(
         &mut text,
         format_args!(
@@ -98,7 +111,11 @@ pub fn summary(report: &ScenarioReport) -> String {
 
 /// `1 pod`, `2 pods`.
 pub fn count(number: usize, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+    if number == 1 {
+        format!("1 {thing}")
+    } else {
+        format!("{number} {thing}s")
+    }
 }
 
 fn number_of(report: &ScenarioReport, outcome: Outcome) -> usize {
@@ -118,14 +135,25 @@ fn answer(step: &StepReport) -> String {
         (None, Some(outcome)) => parts.push(outcome.clone()),
         (None, None) => {}
     }
-    if let Some(flags) = step.flags.as_deref().filter(|flags| *flags != "-" && !flags.is_empty()) {
+    if let Some(flags) = step
+        .flags
+        .as_deref()
+        .filter(|flags| *flags != "-" && !flags.is_empty())
+    {
         parts.push(flags.to_owned());
     }
-    if parts.is_empty() { String::new() } else { format!("  {DIM}{}{DIM:#}", parts.join(" ")) }
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!("  {DIM}{}{DIM:#}", parts.join(" "))
+    }
 }
 
 fn push_leg(text: &mut String, leg: &LegReport, detail: Detail) {
-    push(text, format_args!("{INDENT}{DIM}{}:{DIM:#} {}\n", leg.pod, leg.text));
+    push(
+        text,
+        format_args!("{INDENT}{DIM}{}:{DIM:#} {}\n", leg.pod, leg.text),
+    );
     if detail == Detail::Brief {
         return;
     }
@@ -135,15 +163,28 @@ fn push_leg(text: &mut String, leg: &LegReport, detail: Detail) {
         facts.extend(hop.verdict.as_ref().map(|verdict| format!("verdict {verdict}")));
         facts.extend(hop.pid.map(|pid| format!("pid {pid}")));
         facts.extend(hop.hidden.then(|| "not in the notation".to_owned()));
-        push(text, format_args!("{INDENT}{INDENT}{DIM}{:<28} {}{DIM:#}\n", hop.name, facts.join(", ")));
+        push(
+            text,
+            format_args!(
+                "{INDENT}{INDENT}{DIM}{:<28} {}{DIM:#}\n",
+                hop.name,
+                facts.join(", ")
+            ),
+        );
     }
 }
 
 /// The published explanation and what the kernel reported, one below the other.
 fn push_article(text: &mut String, article: &str, step: &StepReport) {
-    push(text, format_args!("{INDENT}{YELLOW}article:{YELLOW:#} {}\n", article.trim()));
+    push(
+        text,
+        format_args!("{INDENT}{YELLOW}article:{YELLOW:#} {}\n", article.trim()),
+    );
     let legs: Vec<&str> = step.path.iter().map(|leg| leg.text.as_str()).collect();
-    push(text, format_args!("{INDENT}{YELLOW}kernel: {YELLOW:#} {}\n", legs.join("; ")));
+    push(
+        text,
+        format_args!("{INDENT}{YELLOW}kernel: {YELLOW:#} {}\n", legs.join("; ")),
+    );
 }
 
 fn push_finding(text: &mut String, finding: &FindingReport) {
@@ -170,10 +211,19 @@ fn push_lines(text: &mut String, label: &str, lines: &[String]) {
 /// Leg below leg, expected over observed, and a mark under the first hop that differs.
 fn push_difference(text: &mut String, finding: &FindingReport, (at_leg, at_hop): (usize, usize)) {
     for index in 0..finding.expected.len().max(finding.observed.len()) {
-        let expected = finding.expected.get(index).map_or("(no such leg expected)", String::as_str);
-        let observed = finding.observed.get(index).map_or("(no such leg observed)", String::as_str);
+        let expected = finding
+            .expected
+            .get(index)
+            .map_or("(no such leg expected)", String::as_str);
+        let observed = finding
+            .observed
+            .get(index)
+            .map_or("(no such leg observed)", String::as_str);
         if index != at_leg && expected == observed {
-            push(text, format_args!("{INDENT}  {DIM}as expected  {observed}{DIM:#}\n"));
+            push(
+                text,
+                format_args!("{INDENT}  {DIM}as expected  {observed}{DIM:#}\n"),
+            );
             continue;
         }
         push(text, format_args!("{INDENT}  expected     {expected}\n"));
@@ -182,7 +232,11 @@ fn push_difference(text: &mut String, finding: &FindingReport, (at_leg, at_hop):
             let (column, width) = hop_columns(observed, at_hop);
             push(
                 text,
-                format_args!("{INDENT}               {}{RED}{}{RED:#}\n", " ".repeat(column), "^".repeat(width)),
+                format_args!(
+                    "{INDENT}               {}{RED}{}{RED:#}\n",
+                    " ".repeat(column),
+                    "^".repeat(width)
+                ),
             );
         }
     }

@@ -52,8 +52,17 @@ fn message(report: &StepReport) -> Option<String> {
 }
 
 fn finding_line(finding: &FindingReport) -> String {
-    let FindingReport { what, expected, observed, .. } = finding;
-    format!("{what}: expected {}, observed {}", expected.join("; "), observed.join("; "))
+    let FindingReport {
+        what,
+        expected,
+        observed,
+        ..
+    } = finding;
+    format!(
+        "{what}: expected {}, observed {}",
+        expected.join("; "),
+        observed.join("; ")
+    )
 }
 
 fn finding(finding: &FindingReport) -> Value {

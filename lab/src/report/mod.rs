@@ -4,6 +4,7 @@
 
 pub mod human;
 pub mod json;
+pub mod terminal;
 
 use serde::{Deserialize, Serialize};
 
@@ -163,7 +164,10 @@ pub enum RunEvent {
 impl ScenarioReport {
     /// The exit code that this scenario asks for.
     pub fn exit(&self) -> Exit {
-        let steps = self.steps.iter().fold(Exit::Held, |worst, step| worst.worse(step.result.exit()));
+        let steps = self
+            .steps
+            .iter()
+            .fold(Exit::Held, |worst, step| worst.worse(step.result.exit()));
         match &self.error {
             None => steps,
             Some(error) if error.machine => steps.worse(Exit::Machine),

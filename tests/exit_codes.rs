@@ -1,0 +1,68 @@
+//! The exit codes that are not about expectations: this machine cannot run it, signals.
+
+use std::io::{BufRead as _, BufReader};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::Lab;
+
+const IDLE: &str = "name: idle\n\
+    pods: [{name: a, sidecar: false, containers: [{name: a}]}]\n\
+    steps: [{name: long, exec: {from: a, command: [sleep, '60'], timeout: 60s}}]\n";
+
+#[test]
+fn without_root_it_says_so() {
+    let ended = Lab::new("run").arg("/proc/self/mounts").as_user(1000).status(2);
+    assert!(!ended.stderr.is_empty());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("idle.yaml");
+    std::fs::write(&file, IDLE).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open).unwrap();
+    let ended = Lab::new("run")
+        .arg(file.to_str().unwrap())
+        .as_user(1000)
+        .status(3);
+    assert!(
+        ended.stderr.contains("root") && ended.stderr.contains("sudo"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn without_iptables_it_says_what_to_install() {
+    let ended = Lab::scenario(IDLE).env("LAB_TOOL_PATH", "/nonexistent").status(3);
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(
+        said.contains("iptables") && said.contains("apt-get install"),
+        "{said}"
+    );
+}
+
+#[track_caller]
+fn ends_on(signal: Signal, expected: i32) {
+    let lab = Lab::scenario(IDLE);
+    let mut child = lab.spawn();
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    // The line that says that the lab is up; the long step follows.
+    let up = lines
+        .by_ref()
+        .map(|line| line.unwrap())
+        .find(|line| line.contains("up in"));
+    assert!(up.is_some());
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(expected), "{status}");
+}
+
+#[test]
+fn ctrl_c_is_130() {
+    ends_on(Signal::SIGINT, 130);
+}
+
+#[test]
+fn sigterm_is_143() {
+    ends_on(Signal::SIGTERM, 143);
+}
