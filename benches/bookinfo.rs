@@ -39,8 +39,16 @@ fn main() {
     let (up, whole, raw) = (median(up), median(whole), median(raw));
     println!("bookinfo, medians of {ROUNDS} runs");
     println!("  namespaces, links and rules alone   {:>7.1} ms", raw * 1e3);
-    println!("  up                                  {:>7.1} ms   {:.2} x the kernel's part   limit 300 ms", up * 1e3, up / raw);
-    println!("  whole run                           {:>7.1} ms   {:.2} x the kernel's part   limit 1500 ms", whole * 1e3, whole / raw);
+    println!(
+        "  up                                  {:>7.1} ms   {:.2} x the kernel's part   limit 300 ms",
+        up * 1e3,
+        up / raw
+    );
+    println!(
+        "  whole run                           {:>7.1} ms   {:.2} x the kernel's part   limit 1500 ms",
+        whole * 1e3,
+        whole / raw
+    );
 }
 
 fn median(mut seconds: Vec<f64>) -> f64 {
@@ -56,14 +64,25 @@ fn bookinfo() -> (f64, f64) {
         .arg(file)
         .output()
         .expect("running lab");
-    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a JSON document");
     let scenario = &document["scenarios"][0];
-    (scenario["up_seconds"].as_f64().expect("a number"), scenario["seconds"].as_f64().expect("a number"))
+    (
+        scenario["up_seconds"].as_f64().expect("a number"),
+        scenario["seconds"].as_f64().expect("a number"),
+    )
 }
 
 /// This program again, in namespaces of its own, which go when it ends.
-#[expect(clippy::disallowed_methods, reason = "the benchmark runs itself in namespaces of its own")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the benchmark runs itself in namespaces of its own"
+)]
 fn raw_in_a_world() -> f64 {
     let own = PathBuf::from(std::env::args_os().next().expect("a name"));
     let output = Command::new("unshare")
@@ -73,12 +92,17 @@ fn raw_in_a_world() -> f64 {
         .output()
         .expect("unshare comes with util-linux");
     let text = String::from_utf8_lossy(&output.stdout);
-    text.trim().parse().unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+    text.trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 fn raw_cost() -> f64 {
     let _settled = entry::settle_in().expect("mounts");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let tool = iptables::apply::Tool::find().expect("iptables");
         let ruleset = generate(&Interception::sidecar_default());

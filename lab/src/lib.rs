@@ -14,11 +14,20 @@ pub mod plan;
 pub mod net;
 pub mod world;
 
+pub mod dns;
 
+pub mod app;
+pub mod client;
 pub mod istiod;
 
+pub mod observe;
 
+pub mod verdict;
 
+pub mod engine;
 
+pub mod report;
 
+pub mod exit;
 
+pub mod cmd;

@@ -8,9 +8,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use netlink_sys::Socket;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
+use tokio::io::unix::AsyncFd;
 
 /// Takes over a descriptor that the parent process left open under this number for this process alone.
 pub fn take_descriptor(number: RawFd) -> OwnedFd {
@@ -311,4 +313,12 @@ pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
 pub fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', ""))
         .unwrap_or_else(|_| CStr::from_bytes_with_nul(b"\0").unwrap_or_default().to_owned())
+}
+
+/// Gives a netlink socket to the runtime, so that its messages can be awaited.
+pub(crate) fn await_netlink(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: `Socket` owns its descriptor, has no way to exchange or give it up by reference, and closes it on drop
+    // only; the `AsyncFd` owns the `Socket`, so descriptor and registration end together.
+    let registered = unsafe { AsyncFd::register(socket) };
+    registered.map_err(io::Error::from)
 }

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, Node, SocketAddress, SubstitutionFormatString, address, socket_address, substitution_format_string,
+    Address, Node, SocketAddress, SubstitutionFormatString, address, socket_address,
+    substitution_format_string,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
@@ -30,7 +31,10 @@ pub const LOG_FIELDS: [(&str, &str); 26] = [
     ("bytes_received", "%BYTES_RECEIVED%"),
     ("bytes_sent", "%BYTES_SENT%"),
     ("connection_id", "%CONNECTION_ID%"),
-    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
+    (
+        "connection_termination_details",
+        "%CONNECTION_TERMINATION_DETAILS%",
+    ),
     ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
     ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
     ("duration", "%DURATION%"),
@@ -50,7 +54,10 @@ pub const LOG_FIELDS: [(&str, &str); 26] = [
     ("upstream_host", "%UPSTREAM_HOST%"),
     ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
     ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
-    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+    (
+        "upstream_transport_failure_reason",
+        "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    ),
     ("user_agent", "%REQ(USER-AGENT)%"),
 ];
 
@@ -99,13 +106,21 @@ impl Bootstrap {
 
     /// `prometheus_stats` (its own admin) and `agent`.
     pub fn clusters(&self) -> Vec<Cluster> {
-        vec![static_cluster("prometheus_stats", self.admin), static_cluster("agent", self.agent)]
+        vec![
+            static_cluster("prometheus_stats", self.admin),
+            static_cluster("agent", self.agent),
+        ]
     }
 
     /// 15090 and 15021.
     pub fn listeners(&self) -> Vec<Listener> {
         vec![
-            static_listener("prometheus", self.metrics, "/stats/prometheus", "prometheus_stats"),
+            static_listener(
+                "prometheus",
+                self.metrics,
+                "/stats/prometheus",
+                "prometheus_stats",
+            ),
             static_listener("health", self.health, "/healthz/ready", "agent"),
         ]
     }
@@ -117,22 +132,32 @@ fn socket(address: SocketAddr) -> Address {
         port_specifier: Some(socket_address::PortSpecifier::PortValue(address.port().into())),
         ..SocketAddress::default()
     };
-    Address { address: Some(address::Address::SocketAddress(socket)) }
+    Address {
+        address: Some(address::Address::SocketAddress(socket)),
+    }
 }
 
 fn static_cluster(name: &str, host: SocketAddr) -> Cluster {
-    let endpoint = Endpoint { address: Some(socket(host)), ..Endpoint::default() };
+    let endpoint = Endpoint {
+        address: Some(socket(host)),
+        ..Endpoint::default()
+    };
     let endpoint = LbEndpoint {
         host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
         ..LbEndpoint::default()
     };
     Cluster {
         name: name.to_owned(),
-        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into())),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Static.into(),
+        )),
         connect_timeout: Some(Duration { seconds: 1, nanos: 0 }),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: name.to_owned(),
-            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..LocalityLbEndpoints::default() }],
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![endpoint],
+                ..LocalityLbEndpoints::default()
+            }],
             ..ClusterLoadAssignment::default()
         }),
         ..Cluster::default()
@@ -159,7 +184,10 @@ fn static_listener(name: &str, address: SocketAddr, path: &str, cluster: &str) -
         routes: vec![route],
         ..VirtualHost::default()
     };
-    let table = RouteConfiguration { virtual_hosts: vec![host], ..RouteConfiguration::default() };
+    let table = RouteConfiguration {
+        virtual_hosts: vec![host],
+        ..RouteConfiguration::default()
+    };
     let router = HttpFilter {
         name: "envoy.filters.http.router".to_owned(),
         config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Router::default()))),
@@ -179,16 +207,24 @@ fn static_listener(name: &str, address: SocketAddr, path: &str, cluster: &str) -
     Listener {
         name: name.to_owned(),
         address: Some(socket(address)),
-        filter_chains: vec![FilterChain { filters: vec![filter], name: name.to_owned(), ..FilterChain::default() }],
+        filter_chains: vec![FilterChain {
+            filters: vec![filter],
+            name: name.to_owned(),
+            ..FilterChain::default()
+        }],
         ..Listener::default()
     }
 }
 
 /// An access log in JSON on standard output.
 fn json_log(listener: &str) -> AccessLog {
-    let text = |text: &str| Value { kind: Some(value::Kind::StringValue(text.to_owned())) };
-    let mut fields: HashMap<String, Value> =
-        LOG_FIELDS.iter().map(|(name, operator)| ((*name).to_owned(), text(operator))).collect();
+    let text = |text: &str| Value {
+        kind: Some(value::Kind::StringValue(text.to_owned())),
+    };
+    let mut fields: HashMap<String, Value> = LOG_FIELDS
+        .iter()
+        .map(|(name, operator)| ((*name).to_owned(), text(operator)))
+        .collect();
     fields.insert("listener".to_owned(), text(listener));
     let format = SubstitutionFormatString {
         format: Some(substitution_format_string::Format::JsonFormat(Struct { fields })),

@@ -59,7 +59,10 @@ pub fn run(sidecar: Sidecar, exec: &[&OsStr]) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    let exec = exec.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let exec = exec
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
     LocalSet::new().block_on(&runtime, async {
         let mut terminate = match signal(SignalKind::terminate()) {
             Ok(terminate) => terminate,

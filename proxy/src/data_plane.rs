@@ -153,14 +153,26 @@ impl Proxy {
     fn take_static(&self) -> Result<(), Refused> {
         for proto in self.bootstrap.clusters() {
             let cluster = Cluster::new(ClusterConfig::from_proto(&proto)?, &self.stats);
-            let known = KnownCluster { cluster, warm: true, is_static: true, proto };
+            let known = KnownCluster {
+                cluster,
+                warm: true,
+                is_static: true,
+                proto,
+            };
             self.clusters.borrow_mut().insert(known.proto.name.clone(), known);
         }
         for proto in self.bootstrap.listeners() {
             let config = Rc::new(ListenerConfig::from_proto(&proto)?);
-            let known =
-                KnownListener { active: None, warming: Some(config), proto, socket: None, is_static: true };
-            self.listeners.borrow_mut().insert(known.proto.name.clone(), known);
+            let known = KnownListener {
+                active: None,
+                warming: Some(config),
+                proto,
+                socket: None,
+                is_static: true,
+            };
+            self.listeners
+                .borrow_mut()
+                .insert(known.proto.name.clone(), known);
         }
         Ok(())
     }
@@ -207,19 +219,29 @@ impl Proxy {
     /// A cluster that is warm.
     pub fn cluster(&self, name: &str) -> Option<Rc<Cluster>> {
         let clusters = self.clusters.borrow();
-        clusters.get(name).filter(|known| known.warm).map(|known| Rc::clone(&known.cluster))
+        clusters
+            .get(name)
+            .filter(|known| known.warm)
+            .map(|known| Rc::clone(&known.cluster))
     }
 
     /// All clusters, with what they were made from.
     pub fn all_clusters(&self) -> Vec<(Rc<Cluster>, ClusterProto, bool)> {
         let clusters = self.clusters.borrow();
-        clusters.values().map(|known| (Rc::clone(&known.cluster), known.proto.clone(), known.is_static)).collect()
+        clusters
+            .values()
+            .map(|known| (Rc::clone(&known.cluster), known.proto.clone(), known.is_static))
+            .collect()
     }
 
     /// Adds a cluster, or puts it in the place of its former self if it differs.
     pub fn set_cluster(&self, config: ClusterConfig, proto: ClusterProto) {
         self.got_clusters.set(true);
-        let same = self.clusters.borrow().get(&proto.name).is_some_and(|known| known.cluster.config == config);
+        let same = self
+            .clusters
+            .borrow()
+            .get(&proto.name)
+            .is_some_and(|known| known.cluster.config == config);
         if same {
             return;
         }
@@ -240,23 +262,32 @@ impl Proxy {
         if let Discovery::StrictDns(names) = &cluster.config.discovery {
             self.spawn(resolve(Rc::clone(&cluster), names.clone()));
         }
-        let known = KnownCluster { cluster, warm, is_static: false, proto };
+        let known = KnownCluster {
+            cluster,
+            warm,
+            is_static: false,
+            proto,
+        };
         self.clusters.borrow_mut().insert(known.proto.name.clone(), known);
     }
 
     /// Forgets the clusters that are not among these, static ones aside.
     pub fn keep_clusters(&self, names: &[String]) {
         self.got_clusters.set(true);
-        self.clusters.borrow_mut().retain(|name, known| known.is_static || names.contains(name));
+        self.clusters
+            .borrow_mut()
+            .retain(|name, known| known.is_static || names.contains(name));
     }
 
     /// The names of endpoints that clusters need.
     pub fn endpoint_names(&self) -> Vec<String> {
         let clusters = self.clusters.borrow();
-        let names = clusters.values().filter_map(|known| match &known.cluster.config.discovery {
-            Discovery::Eds(name) => Some(name.clone()),
-            Discovery::Static(_) | Discovery::OriginalDst | Discovery::StrictDns(_) => None,
-        });
+        let names = clusters
+            .values()
+            .filter_map(|known| match &known.cluster.config.discovery {
+                Discovery::Eds(name) => Some(name.clone()),
+                Discovery::Static(_) | Discovery::OriginalDst | Discovery::StrictDns(_) => None,
+            });
         names.collect()
     }
 
@@ -286,20 +317,30 @@ impl Proxy {
     pub fn listener_at(&self, address: SocketAddr) -> Option<Rc<ListenerConfig>> {
         let listeners = self.listeners.borrow();
         let active = listeners.values().filter_map(|known| known.active.as_ref());
-        active.filter(|listener| !listener.bound && listener.address == address).map(Rc::clone).next()
+        active
+            .filter(|listener| !listener.bound && listener.address == address)
+            .map(Rc::clone)
+            .next()
     }
 
     /// All listeners that serve, with what they were made from.
     pub fn all_listeners(&self) -> Vec<(Rc<ListenerConfig>, ListenerProto, bool)> {
         let listeners = self.listeners.borrow();
-        let active = listeners.values().filter_map(|known| Some((known.active.clone()?, known)));
-        active.map(|(config, known)| (config, known.proto.clone(), known.is_static)).collect()
+        let active = listeners
+            .values()
+            .filter_map(|known| Some((known.active.clone()?, known)));
+        active
+            .map(|(config, known)| (config, known.proto.clone(), known.is_static))
+            .collect()
     }
 
     /// True if this very listener is there already.
     pub fn has_listener(&self, proto: &ListenerProto) -> bool {
         self.got_listeners.set(true);
-        self.listeners.borrow().get(&proto.name).is_some_and(|known| known.proto == *proto)
+        self.listeners
+            .borrow()
+            .get(&proto.name)
+            .is_some_and(|known| known.proto == *proto)
     }
 
     /// Adds a listener, or puts it in the place of its former self, as soon as its routes are there.
@@ -308,7 +349,10 @@ impl Proxy {
         let mut listeners = self.listeners.borrow_mut();
         match listeners.get_mut(&proto.name) {
             Some(known) => {
-                let moved = known.active.as_ref().is_some_and(|active| active.address != config.address);
+                let moved = known
+                    .active
+                    .as_ref()
+                    .is_some_and(|active| active.address != config.address);
                 if moved && let Some(socket) = known.socket.take() {
                     socket.abort();
                 }
@@ -342,8 +386,13 @@ impl Proxy {
     /// The names of route tables that listeners need.
     pub fn route_names(&self) -> Vec<String> {
         let listeners = self.listeners.borrow();
-        let configs = listeners.values().flat_map(|known| known.active.iter().chain(&known.warming));
-        let mut names: Vec<String> = configs.flat_map(|config| config.route_names()).map(str::to_owned).collect();
+        let configs = listeners
+            .values()
+            .flat_map(|known| known.active.iter().chain(&known.warming));
+        let mut names: Vec<String> = configs
+            .flat_map(|config| config.route_names())
+            .map(str::to_owned)
+            .collect();
         names.sort();
         names.dedup();
         names
@@ -356,12 +405,18 @@ impl Proxy {
 
     /// All route tables' resources.
     pub fn all_routes(&self) -> Vec<RouteConfiguration> {
-        self.routes.borrow().values().map(|(_, proto)| proto.clone()).collect()
+        self.routes
+            .borrow()
+            .values()
+            .map(|(_, proto)| proto.clone())
+            .collect()
     }
 
     /// Adds a route table, or puts it in the place of its former self.
     pub fn set_routes(&self, table: RouteTable, proto: RouteConfiguration) {
-        self.routes.borrow_mut().insert(table.name.clone(), (Rc::new(table), proto));
+        self.routes
+            .borrow_mut()
+            .insert(table.name.clone(), (Rc::new(table), proto));
     }
 
     /// Lets listeners serve whose routes are there. At the first start all of them wait for each other.
@@ -373,20 +428,28 @@ impl Proxy {
         let first = self.state.get() != ServerState::Live;
         if first {
             let listeners = self.listeners.borrow();
-            let all = listeners.values().filter_map(|known| known.warming.as_ref()).all(|config| has_routes(config));
+            let all = listeners
+                .values()
+                .filter_map(|known| known.warming.as_ref())
+                .all(|config| has_routes(config));
             if !self.got_listeners.get() || !self.clusters_are_warm() || !all {
                 return;
             }
         }
         for known in self.listeners.borrow_mut().values_mut() {
-            let Some(config) = known.warming.take_if(|config| has_routes(config)) else { continue };
+            let Some(config) = known.warming.take_if(|config| has_routes(config)) else {
+                continue;
+            };
             if config.bound && known.socket.is_none() {
                 match serve::bind(config.address) {
                     Ok(socket) => {
                         let accept = serve::accept(Rc::clone(self), config.name.clone(), socket);
                         known.socket = Some(tokio::task::spawn_local(accept));
                     }
-                    Err(error) => log(&format!("listener {}: binding {}: {error}", config.name, config.address)),
+                    Err(error) => log(&format!(
+                        "listener {}: binding {}: {error}",
+                        config.name, config.address
+                    )),
                 }
             }
             known.active = Some(config);

@@ -21,7 +21,9 @@ const LONGEST: usize = 64 * 1024;
 
 /// Looks at the first bytes of a connection.
 pub fn look(bytes: &[u8], for_tls: bool, for_http: bool) -> Seen {
-    let Some(first) = bytes.first() else { return Seen::More };
+    let Some(first) = bytes.first() else {
+        return Seen::More;
+    };
     if for_tls && *first == 0x16 {
         return match bytes.get(1) {
             None => Seen::More,
@@ -33,7 +35,11 @@ pub fn look(bytes: &[u8], for_tls: bool, for_http: bool) -> Seen {
         return Seen::Other;
     }
     if PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())]) {
-        return if bytes.len() >= PREFACE.len() { Seen::Http("h2c") } else { Seen::More };
+        return if bytes.len() >= PREFACE.len() {
+            Seen::Http("h2c")
+        } else {
+            Seen::More
+        };
     }
     request_line(bytes)
 }
@@ -47,7 +53,11 @@ fn request_line(bytes: &[u8]) -> Seen {
         Some(_) => return Seen::Other,
     }
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-        return if bytes.len() > LONGEST { Seen::Other } else { Seen::More };
+        return if bytes.len() > LONGEST {
+            Seen::Other
+        } else {
+            Seen::More
+        };
     };
     let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
     if line.ends_with(b" HTTP/1.1") {
@@ -65,7 +75,12 @@ mod tests {
 
     #[track_caller]
     fn check(bytes: &[u8], wanted: Seen) {
-        assert_eq!(look(bytes, true, true), wanted, "{}", String::from_utf8_lossy(bytes));
+        assert_eq!(
+            look(bytes, true, true),
+            wanted,
+            "{}",
+            String::from_utf8_lossy(bytes)
+        );
     }
 
     #[test]

@@ -43,7 +43,11 @@ impl AsyncRead for Prefixed {
 }
 
 impl AsyncWrite for Prefixed {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -70,7 +74,11 @@ impl AsyncWrite for Prefixed {
 
 /// Opens the socket of a listener.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let domain = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
+    let domain = if address.is_ipv4() {
+        socket2::Domain::IPV4
+    } else {
+        socket2::Domain::IPV6
+    };
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -81,8 +89,13 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts connections of the listener of this name until it is taken away.
 pub async fn accept(proxy: Rc<Proxy>, name: String, socket: TcpListener) {
-    let address = socket.local_addr().map(|address| address.to_string().replace(':', "_")).unwrap_or_default();
-    let total = proxy.stats.counter(&format!("listener.{address}.downstream_cx_total"));
+    let address = socket
+        .local_addr()
+        .map(|address| address.to_string().replace(':', "_"))
+        .unwrap_or_default();
+    let total = proxy
+        .stats
+        .counter(&format!("listener.{address}.downstream_cx_total"));
     loop {
         let (stream, client) = match socket.accept().await {
             Ok(accepted) => accepted,
@@ -93,7 +106,9 @@ pub async fn accept(proxy: Rc<Proxy>, name: String, socket: TcpListener) {
             }
         };
         total.inc();
-        let Some(listener) = proxy.listener(&name) else { return };
+        let Some(listener) = proxy.listener(&name) else {
+            return;
+        };
         let task_proxy = Rc::clone(&proxy);
         proxy.spawn(async move {
             // What goes wrong with one connection ends that connection.
@@ -118,21 +133,34 @@ async fn connection(
         Arrival::Redirected(_) | Arrival::Direct(_) => listener,
     };
     let port = downstream.local().port();
-    let mut io = Prefixed { prefix: BytesMut::new(), stream };
-    let Some(seen) = inspect(&listener, port, &mut io).await? else { return Ok(()) };
+    let mut io = Prefixed {
+        prefix: BytesMut::new(),
+        stream,
+    };
+    let Some(seen) = inspect(&listener, port, &mut io).await? else {
+        return Ok(());
+    };
     let (transport, application) = match seen {
         Seen::Tls => ("tls", None),
         Seen::Http(version) => ("raw_buffer", Some(version)),
         Seen::More | Seen::Other => ("raw_buffer", None),
     };
     let Some(chain) = listener.choose(port, transport, application).map(Rc::clone) else {
-        proxy.stats.counter(&format!("listener.{}.no_filter_chain_match", listener.name)).inc();
+        proxy
+            .stats
+            .counter(&format!("listener.{}.no_filter_chain_match", listener.name))
+            .inc();
         return Ok(());
     };
     run(proxy, chain, downstream, io).await
 }
 
-async fn run(proxy: Rc<Proxy>, chain: Rc<FilterChain>, downstream: Downstream, mut io: Prefixed) -> io::Result<()> {
+async fn run(
+    proxy: Rc<Proxy>,
+    chain: Rc<FilterChain>,
+    downstream: Downstream,
+    mut io: Prefixed,
+) -> io::Result<()> {
     let id = next_id();
     match &chain.filter {
         NetworkFilter::Tcp(config) => tcp::serve(&proxy, config, &chain, downstream, id, io).await,
@@ -150,7 +178,13 @@ async fn run(proxy: Rc<Proxy>, chain: Rc<FilterChain>, downstream: Downstream, m
                 }
             };
             let stats = HttpStats::new(&proxy.stats, &config.stat_prefix);
-            let connection = http::Connection { proxy, downstream, id, chain: Rc::clone(&chain), stats };
+            let connection = http::Connection {
+                proxy,
+                downstream,
+                id,
+                chain: Rc::clone(&chain),
+                stats,
+            };
             http::serve(connection, io, is_http2).await;
         }
     }
@@ -168,12 +202,16 @@ fn hand_off(proxy: &Proxy, original: SocketAddr) -> Option<Rc<ListenerConfig>> {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    proxy.listener_at(original).or_else(|| proxy.listener_at(SocketAddr::new(any, original.port())))
+    proxy
+        .listener_at(original)
+        .or_else(|| proxy.listener_at(SocketAddr::new(any, original.port())))
 }
 
 /// Runs the listener filters; none means that the connection ends here.
 async fn inspect(listener: &ListenerConfig, port: u16, io: &mut Prefixed) -> io::Result<Option<Seen>> {
-    let on = |filter: &Option<crate::config::listener::Skip>| filter.as_ref().is_some_and(|skip| !skip.skips(port));
+    let on = |filter: &Option<crate::config::listener::Skip>| {
+        filter.as_ref().is_some_and(|skip| !skip.skips(port))
+    };
     let (for_tls, for_http) = (on(&listener.tls_inspector), on(&listener.http_inspector));
     if !for_tls && !for_http {
         return Ok(Some(Seen::Other));
@@ -183,7 +221,11 @@ async fn inspect(listener: &ListenerConfig, port: u16, io: &mut Prefixed) -> io:
             match detect::look(&io.prefix, for_tls, for_http) {
                 Seen::More => {
                     if io.stream.read_buf(&mut io.prefix).await? == 0 {
-                        return Ok::<_, io::Error>(if io.prefix.is_empty() { None } else { Some(Seen::Other) });
+                        return Ok::<_, io::Error>(if io.prefix.is_empty() {
+                            None
+                        } else {
+                            Some(Seen::Other)
+                        });
                     }
                 }
                 seen => return Ok(Some(seen)),

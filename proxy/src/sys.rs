@@ -42,7 +42,12 @@ fn original_v6(socket: RawFd) -> io::Result<SocketAddr> {
     let mut address: libc::sockaddr_in6 = unsafe { mem::zeroed() };
     get(socket, libc::SOL_IPV6, &mut address)?;
     let ip = Ipv6Addr::from(address.sin6_addr.s6_addr);
-    Ok(SocketAddr::V6(SocketAddrV6::new(ip, u16::from_be(address.sin6_port), 0, address.sin6_scope_id)))
+    Ok(SocketAddr::V6(SocketAddrV6::new(
+        ip,
+        u16::from_be(address.sin6_port),
+        0,
+        address.sin6_scope_id,
+    )))
 }
 
 fn get<T>(socket: RawFd, level: libc::c_int, value: &mut T) -> io::Result<()> {
@@ -50,7 +55,11 @@ fn get<T>(socket: RawFd, level: libc::c_int, value: &mut T) -> io::Result<()> {
     let pointer = std::ptr::from_mut(value).cast();
     // SAFETY: `value` is ours, `length` says its size, and the kernel writes at most that much.
     let done = unsafe { libc::getsockopt(socket, level, SO_ORIGINAL_DST, pointer, &raw mut length) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Takes over a descriptor that the parent process left open under this number for this process alone.
@@ -59,7 +68,13 @@ pub fn take_descriptor(number: RawFd) -> File {
     // start.
     let file = unsafe { File::from_raw_fd(number) };
     // Children have no business with it.
-    drop(nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).is_err());
+    drop(
+        nix::fcntl::fcntl(
+            &file,
+            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+        )
+        .is_err(),
+    );
     file
 }
 
@@ -78,5 +93,9 @@ pub fn bind_without_port(socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
     let (value, option) = (std::ptr::from_ref(&on).cast(), libc::IP_BIND_ADDRESS_NO_PORT);
     // SAFETY: the value is a C int that outlives the call, and the length is its own.
     let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, option, value, length) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -35,8 +35,13 @@ pub async fn serve(
     client: Prefixed,
 ) {
     let (start, clock) = (SystemTime::now(), Instant::now());
-    let active = proxy.stats.gauge(&format!("tcp.{}.downstream_cx_active", config.stat_prefix));
-    proxy.stats.counter(&format!("tcp.{}.downstream_cx_total", config.stat_prefix)).inc();
+    let active = proxy
+        .stats
+        .gauge(&format!("tcp.{}.downstream_cx_active", config.stat_prefix));
+    proxy
+        .stats
+        .counter(&format!("tcp.{}.downstream_cx_total", config.stat_prefix))
+        .inc();
     active.inc();
     let outcome = pass(proxy, config, downstream, client).await;
     active.dec();
@@ -81,10 +86,18 @@ fn choose(clusters: &[(String, u32)]) -> &str {
         }
         left -= weight;
     }
-    clusters.first().map(|(name, _)| name.as_str()).unwrap_or_default()
+    clusters
+        .first()
+        .map(|(name, _)| name.as_str())
+        .unwrap_or_default()
 }
 
-async fn pass(proxy: &Rc<Proxy>, config: &TcpConfig, downstream: Downstream, mut client: Prefixed) -> Outcome {
+async fn pass(
+    proxy: &Rc<Proxy>,
+    config: &TcpConfig,
+    downstream: Downstream,
+    mut client: Prefixed,
+) -> Outcome {
     let name = choose(&config.clusters);
     let mut outcome = Outcome {
         flags: Flags::default(),

@@ -14,13 +14,23 @@ pub struct TooLong {
 
 /// Awaits `future`, at most `limit`; `what` says in the error what was awaited.
 pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> Result<F::Output, TooLong> {
-    #[expect(clippy::disallowed_methods, reason = "this is the wrapper that the ban points to")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the wrapper that the ban points to"
+    )]
     let ended = tokio::time::timeout(limit, future).await;
-    ended.ok().ok_or_else(|| TooLong { what: what.to_owned(), limit })
+    ended.ok().ok_or_else(|| TooLong {
+        what: what.to_owned(),
+        limit,
+    })
 }
 
 /// Awaits `future`, at most `limit` if there is one.
-pub async fn at_most<F: Future>(limit: Option<Duration>, what: &str, future: F) -> Result<F::Output, TooLong> {
+pub async fn at_most<F: Future>(
+    limit: Option<Duration>,
+    what: &str,
+    future: F,
+) -> Result<F::Output, TooLong> {
     match limit {
         Some(limit) => within(limit, what, future).await,
         None => Ok(future.await),

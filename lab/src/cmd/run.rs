@@ -109,7 +109,7 @@ fn check_files(files: &[PathBuf]) -> Result<Vec<Checked>, Exit> {
         match scenario::load(file) {
             Ok((text, loaded)) => {
                 for warning in &loaded.warnings {
-                    terminal::complain(&format!("{}\n", warning.render(terminal::colours())));
+                    terminal::complain(&format!("{}\n", warning.render()));
                 }
                 checked.push(Checked {
                     file: file.clone(),
@@ -118,7 +118,7 @@ fn check_files(files: &[PathBuf]) -> Result<Vec<Checked>, Exit> {
                 });
             }
             Err(error) => {
-                terminal::complain(&format!("{}\n", error.render(terminal::colours())));
+                terminal::complain(&format!("{}\n", error.render()));
                 wrong = true;
             }
         }
@@ -322,7 +322,10 @@ async fn drive(
     let mut world = spawn_world().map_err(|error| failed(chain(&error)))?;
     let mut text = serde_json::to_string(&request).map_err(|error| failed(error.to_string()))?;
     text.push('\n');
-    let (read, mut write) = world.take_control().into_split();
+    let control = world
+        .take_control()
+        .ok_or_else(|| failed("no control socket".to_owned()))?;
+    let (read, mut write) = control.into_split();
     write
         .write_all(text.as_bytes())
         .await

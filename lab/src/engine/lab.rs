@@ -1,8 +1,8 @@
 //! A running lab: what every part of the engine holds on to.
 
 use std::cell::RefCell;
-use std::ffi::OsStr;
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::logs::Tail;
 use super::state::{State, Watched};
 use crate::dns;
-use crate::observe::{Observer, Proto, Reported};
+use crate::observe::{Observer, Origin, Protocol, Role};
 use crate::plan::Plan;
 use crate::scenario::model::{PodId, Scenario};
 use crate::world::node::Node;
@@ -32,8 +32,6 @@ pub(super) struct Lab {
     pub(super) tails: RefCell<HashMap<(PodId, String), Tail>>,
     /// What sidecars have refused of their configuration.
     pub(super) nacks: RefCell<Vec<String>>,
-    /// Which process plays which role, by process id. Pods have process ids of their own lab, so one map serves all.
-    pub(super) roles: Rc<RefCell<HashMap<u32, String>>>,
     pub(super) node: Node,
     pub(super) istiod: PodSpace,
     pub(super) dns: RefCell<Option<dns::Server>>,
@@ -52,7 +50,6 @@ pub(super) struct Parts {
     pub(super) scenario: Scenario,
     pub(super) plan: Plan,
     pub(super) observer: Observer,
-    pub(super) roles: Rc<RefCell<HashMap<u32, String>>>,
     pub(super) node: Node,
     pub(super) istiod: PodSpace,
     pub(super) pods: Vec<PodSpace>,
@@ -65,7 +62,6 @@ impl Lab {
             scenario,
             plan,
             observer,
-            roles,
             node,
             istiod,
             pods,
@@ -78,7 +74,6 @@ impl Lab {
             observer,
             tails: RefCell::default(),
             nacks: RefCell::default(),
-            roles,
             node,
             istiod,
             dns: RefCell::new(None),
@@ -111,8 +106,18 @@ impl Lab {
     }
 
     /// A process with this id plays this role in this pod.
-    pub(super) fn register(&self, _pod: PodId, pid: u32, role: &str) {
-        self.roles.borrow_mut().insert(pid, role.to_owned());
+    pub(super) fn register(&self, pod: PodId, pid: u32, role: &str) -> Result<(), String> {
+        let pod = &self.scenario.pod(pod).name;
+        self.observer
+            .add_process(pod, pid, role_of(role))
+            .map_err(|error| super::chain(&error))
+    }
+
+    /// A process that was registered has ended, and everything that it did was collected.
+    pub(super) fn forget(&self, pod: PodId, pid: u32) {
+        if let Err(error) = self.observer.remove_process(&self.scenario.pod(pod).name, pid) {
+            self.watched.fail(super::chain(&error));
+        }
     }
 
     /// Installs a pod's rules, and tells the observer that there are rules now.
@@ -124,19 +129,25 @@ impl Lab {
         let ruleset = iptables::generate::generate(&sidecar.interception);
         let space = self.space(id);
         let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(&space.netns, program, args);
-        iptables::apply::load(&self.tool, &ruleset, &spawn).await.map_err(|error| super::chain(&error))?;
-        self.observer.rules_changed(&pod.name).map_err(|error| super::chain(&error))
+        iptables::apply::load(&self.tool, &ruleset, &spawn)
+            .await
+            .map_err(|error| super::chain(&error))
     }
 
     /// Installs kube-proxy's rules in the node.
-    pub(super) async fn apply_services(&self, services: &[iptables::kube_proxy::Service]) -> Result<(), String> {
+    pub(super) async fn apply_services(
+        &self,
+        services: &[iptables::kube_proxy::Service],
+    ) -> Result<(), String> {
         let mut ruleset = iptables::kube_proxy::ruleset(services);
         let now = ruleset.clone();
         if let Some(previous) = self.routes.borrow().as_ref() {
             ruleset.retire(previous);
         }
         let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(self.node.netns(), program, args);
-        iptables::apply::load(&self.tool, &ruleset, &spawn).await.map_err(|error| super::chain(&error))?;
+        iptables::apply::load(&self.tool, &ruleset, &spawn)
+            .await
+            .map_err(|error| super::chain(&error))?;
         *self.routes.borrow_mut() = Some(now);
         Ok(())
     }
@@ -193,18 +204,38 @@ impl Lab {
         pod: PodId,
         pid: u32,
         role: &str,
-        proto: Proto,
+        proto: &str,
         local_port: u16,
         remote: SocketAddr,
     ) {
-        let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), local_port);
-        let reported = Reported {
-            pid,
-            role: role.to_owned(),
-            proto,
-            local,
+        let origin = Origin {
+            pod: self.scenario.pod(pod).name.clone(),
+            role: role_of(role),
+            pid: Some(pid),
+            protocol: protocol_of(proto),
+            local: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), local_port),
             remote,
         };
-        self.observer.reported(&self.scenario.pod(pod).name, reported);
+        if let Err(error) = self.observer.reported(origin) {
+            self.watched.fail(super::chain(&error));
+        }
+    }
+}
+
+/// The role that a name stands for.
+pub(super) fn role_of(name: &str) -> Role {
+    match name {
+        "sidecar" => Role::Sidecar,
+        "agent" => Role::Agent,
+        container => Role::Container(container.to_owned()),
+    }
+}
+
+/// The protocol that the client names.
+pub(super) fn protocol_of(name: &str) -> Protocol {
+    if name == "udp" {
+        Protocol::Udp
+    } else {
+        Protocol::Tcp
     }
 }

@@ -160,7 +160,9 @@ async fn listen_to_agent(lab: &Rc<Lab>, id: PodId, events: OwnedFd) {
             .watched
             .change(|state| state.pod_mut(id).agent_listening = true),
         AgentEvent::DataPlaneStarted { pid } => {
-            lab.register(id, pid, "sidecar");
+            if let Err(error) = lab.register(id, pid, "sidecar") {
+                lab.watched.fail(error);
+            }
             lab.watched
                 .change(|state| state.pod_mut(id).data_plane = Running::As(pid));
         }
@@ -294,7 +296,7 @@ fn spawn(lab: &Lab, id: PodId, spec: Spec) -> Result<Process, String> {
     let (pod, role) = (&lab.scenario.pod(id).name, spec.role.clone());
     let process = process::spawn(lab.space(id), spec)
         .map_err(|error| format!("starting {role} in pod {pod}: {}", super::chain(&error)))?;
-    lab.register(id, process.pid(), &role);
+    lab.register(id, process.pid(), &role)?;
     Ok(process)
 }
 

@@ -71,8 +71,9 @@ pub(super) async fn keep(
     id: PodId,
     role: &str,
     stream: Stream,
-    output: impl AsyncRead + Unpin,
+    output: Option<impl AsyncRead + Unpin>,
 ) {
+    let Some(output) = output else { return };
     let mut lines = BufReader::new(output).split(b'\n');
     loop {
         let line = match lines.next_segment().await {
@@ -85,7 +86,10 @@ pub(super) async fn keep(
         };
         let line = String::from_utf8_lossy(&line);
         if role == "agent" && stream == Stream::Stdout && line.starts_with('{') {
-            lab.observer.add_log_line(&lab.scenario.pod(id).name, &line);
+            if let Err(error) = lab.observer.add_log_line(&lab.scenario.pod(id).name, &line) {
+                lab.watched.fail(super::chain(&error));
+                return;
+            }
             continue;
         }
         lab.tails

@@ -40,7 +40,6 @@ pub(super) fn start_istiod(lab: &Rc<Lab>) -> Result<(), String> {
     drop(theirs);
     let mut process = process::spawn(&lab.istiod, spec)
         .map_err(|error| format!("starting istiod: {}", super::chain(&error)))?;
-    lab.roles.borrow_mut().insert(process.pid(), "istiod".to_owned());
     let (read, write) = control.into_split();
     *lab.istiod_commands.borrow_mut() = Some(write);
     let task_lab = Rc::clone(lab);
@@ -56,10 +55,12 @@ pub(super) fn start_istiod(lab: &Rc<Lab>) -> Result<(), String> {
     let (stdout, stderr) = (process.take_stdout(), process.take_stderr());
     let task_lab = Rc::clone(lab);
     lab.spawn(async move {
-        let mut lines = BufReader::new(stderr).lines();
         let mut last = String::new();
-        while let Ok(Some(line)) = lines.next_line().await {
-            last = line;
+        if let Some(stderr) = stderr {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                last = line;
+            }
         }
         let ended = process.exited().await;
         drop(stdout);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::observe::{ObservedHop, ObservedLeg};
+use crate::observe::{self, ObservedHop, ObservedLeg};
 use crate::path::{End, Hop, Position};
 use crate::report::{FindingReport, HopReport, LegReport, Outcome, StepReport};
 use crate::scenario::model::Step;
@@ -10,11 +10,10 @@ use crate::verdict::{Finding, Seen, SeenLeg, Verdict};
 
 /// The part of a leg that is compared.
 pub(super) fn seen_leg(leg: &ObservedLeg) -> SeenLeg {
-    let shown = leg.hops().iter().filter(|hop| !hop.is_hidden());
     SeenLeg {
         pod: leg.pod().to_owned(),
-        hops: shown.map(|hop| hop.hop().clone()).collect(),
-        reused: leg.is_reused(),
+        hops: leg.shown(),
+        reused: leg.reused(),
     }
 }
 
@@ -115,7 +114,7 @@ fn finding(finding: Finding) -> FindingReport {
 fn leg(leg: &ObservedLeg) -> LegReport {
     LegReport {
         pod: leg.pod().to_owned(),
-        reused: leg.is_reused(),
+        reused: leg.reused(),
         hops: leg.hops().iter().map(hop).collect(),
         text: leg.text(),
     }
@@ -128,10 +127,10 @@ fn hop(observed: &ObservedHop) -> HopReport {
         table: observed.table().map(str::to_owned),
         chain: None,
         rule: None,
-        verdict: observed.verdict().map(str::to_owned),
+        verdict: observed.verdict().map(verdict_text),
         role: None,
         port: None,
-        pid: observed.pid(),
+        pid: observed.owner().and_then(|owner| owner.pid),
         hidden: observed.is_hidden(),
     };
     let kind = |kind: &str| kind.to_owned();
@@ -168,5 +167,17 @@ fn hop(observed: &ObservedHop) -> HopReport {
             },
             ..empty
         },
+    }
+}
+
+fn verdict_text(verdict: &observe::Verdict) -> String {
+    match verdict {
+        observe::Verdict::Accept => "accept".to_owned(),
+        observe::Verdict::Drop => "drop".to_owned(),
+        observe::Verdict::Continue => "continue".to_owned(),
+        observe::Verdict::Jump(chain) => format!("jump {chain}"),
+        observe::Verdict::Goto(chain) => format!("goto {chain}"),
+        observe::Verdict::Return => "return".to_owned(),
+        observe::Verdict::Other(code) => format!("code {code}"),
     }
 }

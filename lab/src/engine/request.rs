@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 
 use super::lab::Lab;
+use super::lab::{protocol_of, role_of};
 use crate::client::wire;
-use crate::observe::{Collected, Origin, Proto};
+use crate::observe::{Collected, Origin};
 use crate::plan::PROXY_USER;
 use crate::scenario::model::{Actor, Outcome, ProcessName, Request, RequestKind};
 use crate::verdict::Seen;
@@ -48,6 +49,7 @@ pub(super) async fn send(lab: &Rc<Lab>, request: &Request, alone: bool) -> Resul
         .collect(mark, &origins, !alone, LOGS)
         .await
         .map_err(|error| super::chain(&error))?;
+    lab.forget(actor.target.pod, pid);
     let seen = seen(&result, &collected);
     Ok(Answer {
         seen,
@@ -128,8 +130,10 @@ async fn run_client(
     let mut process = process::spawn(lab.space(actor.target.pod), spec)
         .map_err(|error| format!("starting a client as {role}: {}", super::chain(&error)))?;
     let pid = process.pid();
-    lab.register(actor.target.pod, pid, role);
-    let (mut stdout, mut stderr) = (process.take_stdout(), process.take_stderr());
+    lab.register(actor.target.pod, pid, role)?;
+    let (Some(mut stdout), Some(mut stderr)) = (process.take_stdout(), process.take_stderr()) else {
+        return Err("a client without output".to_owned());
+    };
     let (mut output, mut words) = (Vec::new(), String::new());
     let ended = async {
         let (out, err) = tokio::join!(stdout.read_to_end(&mut output), stderr.read_to_string(&mut words));
@@ -158,13 +162,9 @@ fn origins(pod: &str, role: &str, pid: u32, request: &Request, result: &wire::Re
         .iter()
         .map(|connection| Origin {
             pod: pod.to_owned(),
-            role: role.to_owned(),
-            pid,
-            proto: if connection.proto == "udp" {
-                Proto::Udp
-            } else {
-                Proto::Tcp
-            },
+            role: role_of(role),
+            pid: Some(pid),
+            protocol: protocol_of(&connection.proto),
             local: connection.local,
             remote: connection.remote,
         })
@@ -180,9 +180,20 @@ fn seen(result: &wire::Result, collected: &Collected) -> Seen {
         status: result.status,
         headers: result.headers.clone(),
         body: result.body.clone(),
-        flags: collected.outermost_flags(),
+        flags: outermost_flags(collected),
         exit_code: None,
         legs: Vec::new(),
-        unobserved: collected.unobserved().to_vec(),
+        unobserved: collected.unobserved.clone(),
     }
+}
+
+/// The response flags of the sidecar that the request met first.
+fn outermost_flags(collected: &Collected) -> Option<String> {
+    collected
+        .entries
+        .first()
+        .map(|entry| match entry.response_flags.as_slice() {
+            [] => "-".to_owned(),
+            flags => flags.join(","),
+        })
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
 
-use super::lab::Lab;
+use super::lab::{Lab, role_of};
 use super::request::{self, Answer};
 use super::state::Running;
 use super::{life, mesh, reports};
@@ -56,7 +56,7 @@ impl From<Answer> for Done {
             collected,
             notes,
         } = answer;
-        let legs = collected.into_legs();
+        let legs = collected.legs;
         seen.legs = legs.iter().map(reports::seen_leg).collect();
         Self {
             seen,
@@ -107,7 +107,7 @@ async fn act(lab: &Rc<Lab>, step: &Step, alone: bool) -> Result<Done, String> {
             from,
             command,
             timeout,
-        } => exec(lab, from, command, *timeout, alone).await,
+        } => exec(lab, from, command, *timeout).await,
         Action::Hold(pod, gates) => hold(lab, *pod, gates).await,
         Action::Release(pod, gates) => release(lab, *pod, gates).await,
         Action::Start(target) => start(lab, *target).await,
@@ -230,10 +230,19 @@ async fn connection(lab: &Rc<Lab>, from: Target, port: u16, limit: Duration) -> 
     let pod = &lab.scenario.pod(from.pod).name;
     let role = lab.scenario.pod(from.pod).role(from.process);
     let what = format!("a connection from {} to port {port}", name_of(lab, from));
-    let legs = within(limit, &what, lab.observer.connection_from(pod, role, port))
+    let role = role_of(role);
+    let found = async {
+        loop {
+            match lab.observer.connection_from(pod, &role, port) {
+                Ok(Some(legs)) => return Ok(legs),
+                Ok(None) => lab.observer.news().await,
+                Err(error) => return Err(super::chain(&error)),
+            }
+        }
+    };
+    let legs = within(limit, &what, found)
         .await
-        .map_err(|error| error.to_string())?
-        .map_err(|error| super::chain(&error))?;
+        .map_err(|error| error.to_string())??;
     let seen = Seen {
         legs: legs.iter().map(reports::seen_leg).collect(),
         ..Seen::default()
@@ -241,14 +250,7 @@ async fn connection(lab: &Rc<Lab>, from: Target, port: u16, limit: Duration) -> 
     Ok(Done::of(seen, legs))
 }
 
-async fn exec(
-    lab: &Rc<Lab>,
-    from: &Actor,
-    command: &[String],
-    limit: Duration,
-    alone: bool,
-) -> Result<Done, String> {
-    let mark = lab.observer.mark();
+async fn exec(lab: &Rc<Lab>, from: &Actor, command: &[String], limit: Duration) -> Result<Done, String> {
     let (uid, gid, groups) = request::credentials(lab, from);
     let pod = lab.scenario.pod(from.target.pod);
     let role = pod.role(from.target.process).to_owned();
@@ -272,8 +274,10 @@ async fn exec(
     };
     let mut process =
         process::spawn(lab.space(from.target.pod), spec).map_err(|error| super::chain(&error))?;
-    lab.register(from.target.pod, process.pid(), &role);
-    let (mut stdout, mut stderr) = (process.take_stdout(), process.take_stderr());
+    lab.register(from.target.pod, process.pid(), &role)?;
+    let (Some(mut stdout), Some(mut stderr)) = (process.take_stdout(), process.take_stderr()) else {
+        return Err("a program without output".to_owned());
+    };
     let (mut output, mut words) = (Vec::new(), Vec::new());
     let ended = async {
         let (out, err) = tokio::join!(stdout.read_to_end(&mut output), stderr.read_to_end(&mut words));
@@ -288,22 +292,13 @@ async fn exec(
             return Err(too_long.to_string());
         }
     };
-    let collected = lab
-        .observer
-        .collect_from(mark, &pod.name, &role, !alone, request::LOGS)
-        .await
-        .map_err(|error| super::chain(&error))?;
-    let mut done = Done::from(Answer {
-        seen: Seen {
-            exit_code: Some(status.code()),
-            body: String::from_utf8_lossy(&output).into_owned(),
-            flags: collected.outermost_flags(),
-            unobserved: collected.unobserved().to_vec(),
-            ..Seen::default()
-        },
-        collected,
-        notes: Vec::new(),
-    });
+    lab.forget(from.target.pod, process.pid());
+    let seen = Seen {
+        exit_code: Some(status.code()),
+        body: String::from_utf8_lossy(&output).into_owned(),
+        ..Seen::default()
+    };
+    let mut done = Done::of(seen, Vec::new());
     if !words.is_empty() {
         done.notes
             .push(String::from_utf8_lossy(&words).trim_end().to_owned());

@@ -1,7 +1,6 @@
 //! Building the lab and waiting until all that no gate holds is ready; and taking it down.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use iptables::apply::Tool;
 use super::lab::{Lab, Parts};
 use super::{chain, life, mesh};
 use crate::dns;
+use crate::net::netns::NetNs;
 use crate::observe::Observer;
 use crate::plan::{DNS_IP, ISTIOD, Plan};
 use crate::report::LabError;
@@ -19,6 +19,9 @@ use crate::world::pod::{self, PodSpec};
 
 /// How long a lab may take to come up.
 const UP: Duration = Duration::from_secs(30);
+
+/// How long the kernel may take to report the canary's first packet.
+const CANARY: Duration = Duration::from_secs(5);
 
 /// Builds the lab; returns when everything that no gate holds is ready and every sidecar knows it.
 pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
@@ -47,20 +50,23 @@ pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
         .await
         .map_err(|error| failed(chain(&error)))?;
     let istiod = spaces.remove(0);
-    let roles: Rc<RefCell<HashMap<u32, String>>> = Rc::default();
-    let observed: Vec<_> = spaces
+    let observed: Vec<(&str, IpAddr, &NetNs)> = spaces
         .iter()
-        .map(|space| (space.name.clone(), space.ip, &space.netns))
+        .map(|space| (space.name.as_str(), IpAddr::V4(space.ip), &space.netns))
         .collect();
-    let role_of = Rc::clone(&roles);
-    let observer = Observer::attach(&observed, move |pid| role_of.borrow().get(&pid).cloned())
+    let observer = Observer::attach(&observed).map_err(|error| failed(chain(&error)))?;
+    let named: Vec<(&str, &NetNs)> = spaces
+        .iter()
+        .map(|space| (space.name.as_str(), &space.netns))
+        .collect();
+    observer
+        .canary(&named, CANARY)
         .await
         .map_err(|error| failed(chain(&error)))?;
     let lab = Lab::new(Parts {
         scenario,
         plan,
         observer,
-        roles,
         node,
         istiod,
         pods: spaces,

@@ -37,6 +37,8 @@ pub struct Service {
     pub routes: Vec<Route>,
     /// Its ready endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// The pods that its selector selects, ready or not.
+    pub selected: Vec<String>,
 }
 
 /// A service's port.
@@ -145,6 +147,8 @@ pub struct Proxy {
 pub enum Command {
     /// The state of the mesh is now this.
     State {
+        /// Its number; each is greater than the one before.
+        generation: u64,
         /// All of it.
         registry: Registry,
     },
@@ -179,6 +183,11 @@ pub enum Report {
     Disconnected {
         /// The node id it gave.
         node_id: String,
+    },
+    /// Every connected proxy from which nothing is held has acknowledged, or refused, all of this generation.
+    Synced {
+        /// Its number.
+        generation: u64,
     },
     /// A proxy acknowledged a version of a type.
     Ack {

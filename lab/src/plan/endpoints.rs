@@ -39,7 +39,10 @@ impl Plan {
 
     /// What kube-proxy makes of the same state.
     pub fn kube_proxy(&self, registry: &Registry) -> Vec<kube_proxy::Service> {
-        let ports = registry.services.iter().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let ports = registry
+            .services
+            .iter()
+            .flat_map(|service| service.ports.iter().map(move |port| (service, port)));
         ports
             .filter_map(|(service, port)| {
                 Some(kube_proxy::Service {
@@ -83,6 +86,7 @@ impl Plan {
                 .map(|http| route(scenario, http))
                 .collect(),
             endpoints: self.endpoints(scenario, ready, &service.selector),
+            selected: selected(scenario, &service.selector),
         }
     }
 
@@ -124,8 +128,14 @@ impl Plan {
                 pod: ISTIOD.to_owned(),
                 labels: BTreeMap::from([("app".to_owned(), ISTIOD.to_owned())]),
             }],
+            selected: vec![ISTIOD.to_owned()],
         }
     }
+}
+
+fn selected(scenario: &Scenario, selector: &BTreeMap<String, String>) -> Vec<String> {
+    let pods = scenario.pods.iter().filter(|pod| selects(selector, &pod.labels));
+    pods.map(|pod| pod.name.clone()).collect()
 }
 
 /// True if a pod with these labels is one of the selector's. An empty selector selects nothing (core/v1).

@@ -116,8 +116,11 @@ impl Format {
 }
 
 fn object(proto: &Struct) -> Result<Vec<(String, Node)>, FormatError> {
-    let mut fields: Vec<(String, Node)> =
-        proto.fields.iter().map(|(name, value)| Ok((name.clone(), node(value)?))).collect::<Result<_, _>>()?;
+    let mut fields: Vec<(String, Node)> = proto
+        .fields
+        .iter()
+        .map(|(name, value)| Ok((name.clone(), node(value)?)))
+        .collect::<Result<_, _>>()?;
     // A protobuf map has no order of its own.
     fields.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(fields)
@@ -143,7 +146,10 @@ fn fill(fields: &[(String, Node)], record: &Record<'_>) -> Map<String, Value> {
         Node::Object(fields) => Value::Object(fill(fields, record)),
         Node::Constant(value) => value.clone(),
     };
-    fields.iter().map(|(name, node)| (name.clone(), value(node))).collect()
+    fields
+        .iter()
+        .map(|(name, node)| (name.clone(), value(node)))
+        .collect()
 }
 
 fn text(parts: &[Part], record: &Record<'_>) -> String {
@@ -170,7 +176,9 @@ fn parts(text: &str) -> Result<Vec<Part>, FormatError> {
             rest = after;
             continue;
         }
-        let (name, after) = after.split_once('%').ok_or_else(|| FormatError::Open(text.to_owned()))?;
+        let (name, after) = after
+            .split_once('%')
+            .ok_or_else(|| FormatError::Open(text.to_owned()))?;
         parts.push(Part::Operator(operator(name)?));
         rest = after;
     }
@@ -210,9 +218,9 @@ fn operator(text: &str) -> Result<Operator, FormatError> {
 fn value_of(operator: &Operator, record: &Record<'_>) -> Value {
     match operator {
         Operator::StartTime => json!(start_time(record)),
-        Operator::Request(main, other, length) => {
-            header(main, other.as_deref(), *length, |name| request_header(record, name))
-        }
+        Operator::Request(main, other, length) => header(main, other.as_deref(), *length, |name| {
+            request_header(record, name)
+        }),
         Operator::Response(main, other, length) => {
             let get = |name: &str| record.response_headers?.get(name)?.to_str().ok();
             header(main, other.as_deref(), *length, get)
@@ -244,8 +252,12 @@ fn request_header<'a>(record: &'a Record<'_>, name: &str) -> Option<&'a str> {
 }
 
 fn plain_value(plain: Plain, record: &Record<'_>) -> Value {
-    let address = |address: Option<std::net::SocketAddr>| address.map_or(Value::Null, |it| json!(it.to_string()));
-    let text = |text: Option<&str>| text.filter(|text| !text.is_empty()).map_or(Value::Null, |text| json!(text));
+    let address =
+        |address: Option<std::net::SocketAddr>| address.map_or(Value::Null, |it| json!(it.to_string()));
+    let text = |text: Option<&str>| {
+        text.filter(|text| !text.is_empty())
+            .map_or(Value::Null, |text| json!(text))
+    };
     match plain {
         Plain::Protocol => text(record.protocol),
         Plain::ResponseCode => json!(record.response_code),
@@ -278,7 +290,10 @@ fn start_time(record: &Record<'_>) -> String {
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(i64::try_from(days).unwrap_or_default());
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
+    format!(
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
+        since.subsec_millis()
+    )
 }
 
 /// The date of a day counted from 1970-01-01, in the proleptic Gregorian calendar.
@@ -290,7 +305,11 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
@@ -307,9 +326,21 @@ mod tests {
 
     #[test]
     fn unknown_operators_are_named() {
-        assert_eq!(parts("%NO_SUCH%").unwrap_err(), FormatError::Unknown("NO_SUCH".into()));
-        assert_eq!(parts("x %REQ(A)").unwrap_err(), FormatError::Open("x %REQ(A)".into()));
-        assert_eq!(parts("%REQ(A?B):x%").unwrap_err(), FormatError::Unknown("REQ(A?B):x".into()));
-        assert_eq!(operator("REQ(X-A?:PATH):5").unwrap(), Operator::Request("x-a".into(), Some(":path".into()), Some(5)));
+        assert_eq!(
+            parts("%NO_SUCH%").unwrap_err(),
+            FormatError::Unknown("NO_SUCH".into())
+        );
+        assert_eq!(
+            parts("x %REQ(A)").unwrap_err(),
+            FormatError::Open("x %REQ(A)".into())
+        );
+        assert_eq!(
+            parts("%REQ(A?B):x%").unwrap_err(),
+            FormatError::Unknown("REQ(A?B):x".into())
+        );
+        assert_eq!(
+            operator("REQ(X-A?:PATH):5").unwrap(),
+            Operator::Request("x-a".into(), Some(":path".into()), Some(5))
+        );
     }
 }

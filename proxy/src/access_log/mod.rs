@@ -90,9 +90,14 @@ impl AccessLog {
         let sink = match path {
             "/dev/stdout" | "/proc/self/fd/1" => Sink::Stdout,
             "/dev/stderr" | "/proc/self/fd/2" => Sink::Stderr,
-            _ => Sink::File(Rc::new(RefCell::new(OpenOptions::new().create(true).append(true).open(path)?))),
+            _ => Sink::File(Rc::new(RefCell::new(
+                OpenOptions::new().create(true).append(true).open(path)?,
+            ))),
         };
-        Ok(Self { format: Rc::new(format), sink })
+        Ok(Self {
+            format: Rc::new(format),
+            sink,
+        })
     }
 
     /// Writes one line, all of it at once: whoever reads may rely on it as soon as the stream has ended.
@@ -102,7 +107,10 @@ impl AccessLog {
             line.push('\n');
         }
         let written = match &self.sink {
-            Sink::Stdout => io::stdout().lock().write_all(line.as_bytes()).and_then(|()| io::stdout().flush()),
+            Sink::Stdout => io::stdout()
+                .lock()
+                .write_all(line.as_bytes())
+                .and_then(|()| io::stdout().flush()),
             Sink::Stderr => io::stderr().lock().write_all(line.as_bytes()),
             Sink::File(file) => file.borrow_mut().write_all(line.as_bytes()),
         };

@@ -14,7 +14,10 @@ pub(super) fn clusters_text(proxy: &Proxy) -> String {
     let mut text = String::new();
     for (cluster, _, is_static) in proxy.all_clusters() {
         let name = &cluster.config.name;
-        text.push_str(&format!("{name}::observability_name::{name}\n{name}::added_via_api::{}\n", !is_static));
+        text.push_str(&format!(
+            "{name}::observability_name::{name}\n{name}::added_via_api::{}\n",
+            !is_static
+        ));
         for host in cluster.hosts().iter() {
             let line = |key: &str, value: String| format!("{name}::{host}::{key}::{value}\n");
             text.push_str(&line("cx_idle", cluster.idle_at(*host).to_string()));
@@ -49,12 +52,17 @@ pub(super) fn clusters_json(proxy: &Proxy) -> Value {
 }
 
 pub(super) fn listeners_text(proxy: &Proxy) -> String {
-    proxy.all_listeners().iter().map(|(config, _, _)| format!("{}::{}\n", config.name, config.address)).collect()
+    proxy
+        .all_listeners()
+        .iter()
+        .map(|(config, _, _)| format!("{}::{}\n", config.name, config.address))
+        .collect()
 }
 
 pub(super) fn listeners_json(proxy: &Proxy) -> Value {
     let all = proxy.all_listeners();
-    let one = |config: &ListenerConfig| json!({ "name": config.name, "local_address": socket(config.address) });
+    let one =
+        |config: &ListenerConfig| json!({ "name": config.name, "local_address": socket(config.address) });
     json!({ "listener_statuses": all.iter().map(|(config, _, _)| one(config)).collect::<Vec<_>>() })
 }
 
@@ -177,21 +185,29 @@ fn listener(config: &ListenerConfig) -> Value {
 fn routes(config: &RouteConfiguration) -> Value {
     use envoy_types::pb::envoy::config::route::v3::{route, route_action, route_match};
     let one = |it: &envoy_types::pb::envoy::config::route::v3::Route| {
-        let path = it.r#match.as_ref().and_then(|it| it.path_specifier.as_ref()).map(|it| match it {
-            route_match::PathSpecifier::Prefix(text) => json!({ "prefix": text }),
-            route_match::PathSpecifier::Path(text) => json!({ "path": text }),
-            route_match::PathSpecifier::SafeRegex(regex) => json!({ "safe_regex": { "regex": regex.regex } }),
-            _ => Value::Null,
-        });
+        let path = it
+            .r#match
+            .as_ref()
+            .and_then(|it| it.path_specifier.as_ref())
+            .map(|it| match it {
+                route_match::PathSpecifier::Prefix(text) => json!({ "prefix": text }),
+                route_match::PathSpecifier::Path(text) => json!({ "path": text }),
+                route_match::PathSpecifier::SafeRegex(regex) => {
+                    json!({ "safe_regex": { "regex": regex.regex } })
+                }
+                _ => Value::Null,
+            });
         let (forward, direct) = match &it.action {
             Some(route::Action::Route(action)) => (
                 match &action.cluster_specifier {
                     Some(route_action::ClusterSpecifier::Cluster(name)) => json!({ "cluster": name }),
-                    Some(route_action::ClusterSpecifier::WeightedClusters(weighted)) => json!({ "weighted_clusters": {
+                    Some(route_action::ClusterSpecifier::WeightedClusters(weighted)) => {
+                        json!({ "weighted_clusters": {
                         "clusters": weighted.clusters.iter()
                             .map(|it| json!({ "name": it.name, "weight": it.weight.as_ref().map(|weight| weight.value) }))
                             .collect::<Vec<_>>(),
-                    } }),
+                    } })
+                    }
                     _ => Value::Null,
                 },
                 Value::Null,
@@ -201,8 +217,6 @@ fn routes(config: &RouteConfiguration) -> Value {
         };
         json!({ "name": it.name, "match": path, "route": forward, "direct_response": direct })
     };
-    let host = |it: &VirtualHost| {
-        json!({ "name": it.name, "domains": it.domains, "routes": it.routes.iter().map(one).collect::<Vec<_>>() })
-    };
+    let host = |it: &VirtualHost| json!({ "name": it.name, "domains": it.domains, "routes": it.routes.iter().map(one).collect::<Vec<_>>() });
     json!({ "name": config.name, "virtual_hosts": config.virtual_hosts.iter().map(host).collect::<Vec<_>>() })
 }

@@ -26,7 +26,10 @@ const PATHS: [(&str, &str); 10] = [
     ("/help", "print out list of admin commands"),
     ("/listeners", "print listener info"),
     ("/quitquitquit", "exit the server (POST)"),
-    ("/ready", "print server state, return 200 if LIVE, otherwise return 503"),
+    (
+        "/ready",
+        "print server state, return 200 if LIVE, otherwise return 503",
+    ),
     ("/server_info", "print server version/status information"),
     ("/stats", "print server stats"),
     ("/stats/prometheus", "print server stats in prometheus format"),
@@ -47,7 +50,11 @@ pub async fn serve(proxy: Rc<Proxy>, socket: TcpListener, quit: watch::Sender<bo
         });
         proxy.spawn(async move {
             // A client that goes away is no concern of the port.
-            drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+            drop(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await,
+            );
         });
     }
 }
@@ -55,8 +62,12 @@ pub async fn serve(proxy: Rc<Proxy>, socket: TcpListener, quit: watch::Sender<bo
 fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    response.headers_mut().insert(header::SERVER, header::HeaderValue::from_static("envoy"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::SERVER, header::HeaderValue::from_static("envoy"));
     response
 }
 
@@ -68,13 +79,21 @@ fn json(body: &serde_json::Value) -> Response<Full<Bytes>> {
     text(StatusCode::OK, "application/json", format!("{body:#}\n"))
 }
 
-fn answer(proxy: &Rc<Proxy>, quit: &watch::Sender<bool>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(
+    proxy: &Rc<Proxy>,
+    quit: &watch::Sender<bool>,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let query = request.uri().query().unwrap_or_default();
     let wants = |word: &str| query.split('&').any(|part| part == word);
     match request.uri().path() {
         "/ready" => {
             let state = proxy.state();
-            let status = if state == ServerState::Live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let status = if state == ServerState::Live {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
             text(status, "text/plain; charset=UTF-8", format!("{}\n", state.name()))
         }
         "/server_info" => json(&json!({
@@ -85,9 +104,11 @@ fn answer(proxy: &Rc<Proxy>, quit: &watch::Sender<bool>, request: &Request<Incom
         })),
         "/stats" if wants("format=prometheus") => plain(prometheus::render(&proxy.stats)),
         "/stats" => plain(proxy.stats.text()),
-        "/stats/prometheus" => {
-            text(StatusCode::OK, "text/plain; version=0.0.4", prometheus::render(&proxy.stats))
-        }
+        "/stats/prometheus" => text(
+            StatusCode::OK,
+            "text/plain; version=0.0.4",
+            prometheus::render(&proxy.stats),
+        ),
         "/clusters" if wants("format=json") => json(&dump::clusters_json(proxy)),
         "/clusters" => plain(dump::clusters_text(proxy)),
         "/listeners" if wants("format=json") => json(&dump::listeners_json(proxy)),
@@ -118,6 +139,9 @@ fn answer(proxy: &Rc<Proxy>, quit: &watch::Sender<bool>, request: &Request<Incom
 }
 
 fn help() -> String {
-    let lines: String = PATHS.iter().map(|(path, what)| format!("  {path}: {what}\n")).collect();
+    let lines: String = PATHS
+        .iter()
+        .map(|(path, what)| format!("  {path}: {what}\n"))
+        .collect();
     format!("admin commands are:\n{lines}")
 }

@@ -43,7 +43,11 @@ pub(super) async fn serve(shared: Rc<Shared>, socket: TcpListener) {
         });
         open.spawn_local(async move {
             // A client that goes away is no concern of the port.
-            drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+            drop(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await,
+            );
         });
     }
 }
@@ -51,7 +55,10 @@ pub(super) async fn serve(shared: Rc<Shared>, socket: TcpListener) {
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; version=0.0.4"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain; version=0.0.4"),
+    );
     response
 }
 
@@ -87,7 +94,9 @@ pub(super) async fn watch(shared: Rc<Shared>) {
     loop {
         let is = ready().await.is_ok();
         if is != was {
-            shared.events.tell(&json!({ "event": if is { "ready" } else { "unready" } }));
+            shared
+                .events
+                .tell(&json!({ "event": if is { "ready" } else { "unready" } }));
             was = is;
         }
         let patience = if is { PATIENT } else { IMPATIENT };
@@ -100,18 +109,31 @@ async fn get(host: SocketAddr, path: &str) -> Result<(StatusCode, String), Strin
     let words = |error: &dyn std::error::Error| error.to_string();
     let ask = async {
         let stream = TcpStream::connect(host).await.map_err(|error| words(&error))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| words(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| words(&error))?;
         let connection = tokio::task::spawn_local(connection);
-        let request = Request::get(path).header(header::HOST, host.to_string()).body(Empty::<Bytes>::new());
+        let request = Request::get(path)
+            .header(header::HOST, host.to_string())
+            .body(Empty::<Bytes>::new());
         let request = request.map_err(|error| words(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| words(&error))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| words(&error))?;
         let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| words(&error))?.to_bytes();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| words(&error))?
+            .to_bytes();
         connection.abort();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
-    within(ASK, "an answer", ask).await.map_err(|error| error.to_string())?
+    within(ASK, "an answer", ask)
+        .await
+        .map_err(|error| error.to_string())?
 }
 
 /// The data plane's metrics, the app's, and the agent's own. What cannot be had is counted, and the rest is given.
@@ -132,8 +154,15 @@ async fn metrics(shared: &Shared) -> String {
         Ok((StatusCode::OK, body)) => text.push_str(&body),
         Ok(_) | Err(_) => failed(0),
     }
-    if let Some((port, path)) = shared.args.app_metrics.as_deref().and_then(|it| it.split_once('/')) {
-        let host = port.parse().map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    if let Some((port, path)) = shared
+        .args
+        .app_metrics
+        .as_deref()
+        .and_then(|it| it.split_once('/'))
+    {
+        let host = port
+            .parse()
+            .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
         match host {
             Ok(host) => match get(host, &format!("/{path}")).await {
                 Ok((StatusCode::OK, body)) => text.push_str(&body),

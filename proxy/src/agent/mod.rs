@@ -51,9 +51,15 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let bind = |address| crate::serve::bind(address).map_err(|source| Error::Bind { address, source });
     let (xds, status) = (bind(XDS)?, bind(STATUS)?);
     let events = Events::open(args.events_fd);
-    let shared =
-        Rc::new(Shared { args, events, moved: watch::Sender::new(0), quit: watch::Sender::new(false) });
-    shared.events.tell(&serde_json::json!({ "event": "agent-listening" }));
+    let shared = Rc::new(Shared {
+        args,
+        events,
+        moved: watch::Sender::new(0),
+        quit: watch::Sender::new(false),
+    });
+    shared
+        .events
+        .tell(&serde_json::json!({ "event": "agent-listening" }));
     let relay = tokio::task::spawn_local(relay::serve(Rc::clone(&shared), xds));
     let status = tokio::task::spawn_local(health::serve(Rc::clone(&shared), status));
     let watch = tokio::task::spawn_local(health::watch(Rc::clone(&shared)));

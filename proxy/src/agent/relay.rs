@@ -28,9 +28,15 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Serves the data plane's xDS until it is aborted.
 pub(super) async fn serve(shared: Rc<Shared>, socket: TcpListener) {
-    let relay = Relay { istiod: shared.args.istiod.clone(), moved: shared.moved.clone() };
+    let relay = Relay {
+        istiod: shared.args.istiod.clone(),
+        moved: shared.moved.clone(),
+    };
     let service = AggregatedDiscoveryServiceServer::new(relay).max_decoding_message_size(64 << 20);
-    let served = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(socket)).await;
+    let served = Server::builder()
+        .add_service(service)
+        .serve_with_incoming(TcpListenerStream::new(socket))
+        .await;
     if let Err(error) = served {
         crate::data_plane::log(&format!("xDS relay: {error}"));
     }
@@ -56,10 +62,12 @@ fn passing<T: Send + 'static>(
     requests: Streaming<T>,
     moved: watch::Sender<u64>,
 ) -> impl Stream<Item = T> + Send + 'static {
-    requests.take_while(|request| std::future::ready(request.is_ok())).filter_map(move |request| {
-        moved.send_modify(|count| *count += 1);
-        std::future::ready(request.ok())
-    })
+    requests
+        .take_while(|request| std::future::ready(request.is_ok()))
+        .filter_map(move |request| {
+            moved.send_modify(|count| *count += 1);
+            std::future::ready(request.ok())
+        })
 }
 
 #[tonic::async_trait]

@@ -22,7 +22,11 @@ const LIVED: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Keeps a data plane running until `stop` is ready, then ends it.
-pub(super) async fn run(shared: &Rc<Shared>, exec: Vec<String>, stop: impl Future<Output = ()>) -> io::Result<()> {
+pub(super) async fn run(
+    shared: &Rc<Shared>,
+    exec: Vec<String>,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
     tokio::pin!(stop);
     tokio::select! {
         opened = gate(shared) => opened?,
@@ -32,7 +36,9 @@ pub(super) async fn run(shared: &Rc<Shared>, exec: Vec<String>, stop: impl Futur
     loop {
         let mut child = start(shared, &exec)?;
         let started = Instant::now();
-        shared.events.tell(&json!({ "event": "data-plane-started", "pid": child.id() }));
+        shared
+            .events
+            .tell(&json!({ "event": "data-plane-started", "pid": child.id() }));
         tokio::select! {
             status = child.wait() => {
                 pause = match (started.elapsed() >= LIVED, pause) {
@@ -56,7 +62,9 @@ pub(super) async fn run(shared: &Rc<Shared>, exec: Vec<String>, stop: impl Futur
 
 /// Waits until the data plane may be started.
 async fn gate(shared: &Shared) -> io::Result<()> {
-    let Some(number) = shared.args.wait_fd else { return Ok(()) };
+    let Some(number) = shared.args.wait_fd else {
+        return Ok(());
+    };
     let mut pipe = pipe::Receiver::from_file(crate::sys::take_descriptor(number))?;
     let mut rest = Vec::new();
     pipe.read_to_end(&mut rest).await.map(drop)
@@ -65,7 +73,9 @@ async fn gate(shared: &Shared) -> io::Result<()> {
 fn start(shared: &Shared, exec: &[String]) -> io::Result<Child> {
     #[expect(clippy::disallowed_methods, reason = "the agent starts the data plane")]
     let mut command = std::process::Command::new("/proc/self/exe");
-    command.args(exec).args(["data-plane", "--node-id", &shared.args.node_id]);
+    command
+        .args(exec)
+        .args(["data-plane", "--node-id", &shared.args.node_id]);
     crate::sys::die_together(&mut command);
     Command::from(command).kill_on_drop(true).spawn()
 }

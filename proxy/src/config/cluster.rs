@@ -66,10 +66,17 @@ impl ClusterConfig {
             return Err(Refused::new(name, "transport_socket", "TLS is not supported"));
         }
         let options = http_options(cluster)?;
-        let common = options.as_ref().and_then(|options| options.common_http_protocol_options.as_ref());
-        #[expect(deprecated, reason = "older and hand-written configurations still have it here")]
+        let common = options
+            .as_ref()
+            .and_then(|options| options.common_http_protocol_options.as_ref());
+        #[expect(
+            deprecated,
+            reason = "older and hand-written configurations still have it here"
+        )]
         let old_limit = cluster.max_requests_per_connection.as_ref();
-        let limit_of = common.and_then(|common| common.max_requests_per_connection.as_ref()).or(old_limit);
+        let limit_of = common
+            .and_then(|common| common.max_requests_per_connection.as_ref())
+            .or(old_limit);
         Ok(Self {
             name: name.clone(),
             discovery: discovery(cluster)?,
@@ -91,13 +98,17 @@ const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptio
 
 fn http_options(cluster: &proto::Cluster) -> Result<Option<HttpProtocolOptions>, Refused> {
     let any = cluster.typed_extension_protocol_options.get(HTTP_OPTIONS);
-    any.map(|any| unpack(&cluster.name, "typed_extension_protocol_options", any)).transpose()
+    any.map(|any| unpack(&cluster.name, "typed_extension_protocol_options", any))
+        .transpose()
 }
 
 fn is_http2(cluster: &proto::Cluster, options: Option<&HttpProtocolOptions>) -> bool {
     use http_protocol_options::UpstreamProtocolOptions::ExplicitHttpConfig;
     use http_protocol_options::explicit_http_config::ProtocolConfig;
-    #[expect(deprecated, reason = "older and hand-written configurations still have it here")]
+    #[expect(
+        deprecated,
+        reason = "older and hand-written configurations still have it here"
+    )]
     let old = cluster.http2_protocol_options.is_some();
     let explicit = options.and_then(|options| options.upstream_protocol_options.as_ref());
     old || matches!(explicit, Some(ExplicitHttpConfig(config)) if matches!(config.protocol_config, Some(ProtocolConfig::Http2ProtocolOptions(_))))
@@ -110,22 +121,39 @@ fn discovery(cluster: &proto::Cluster) -> Result<Discovery, Refused> {
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind).ok(),
         None => Some(DiscoveryType::Static),
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            return Err(Refused::new(name, "cluster_type", format!("`{}` is not supported", custom.name)));
+            return Err(Refused::new(
+                name,
+                "cluster_type",
+                format!("`{}` is not supported", custom.name),
+            ));
         }
     };
     match kind {
         Some(DiscoveryType::Eds) => {
-            let service = cluster.eds_cluster_config.as_ref().map(|eds| eds.service_name.clone()).unwrap_or_default();
-            Ok(Discovery::Eds(if service.is_empty() { name.clone() } else { service }))
+            let service = cluster
+                .eds_cluster_config
+                .as_ref()
+                .map(|eds| eds.service_name.clone())
+                .unwrap_or_default();
+            Ok(Discovery::Eds(if service.is_empty() {
+                name.clone()
+            } else {
+                service
+            }))
         }
         Some(DiscoveryType::Static) => {
-            let hosts = cluster.load_assignment.as_ref().map(|hosts| endpoints(name, hosts)).transpose()?;
+            let hosts = cluster
+                .load_assignment
+                .as_ref()
+                .map(|hosts| endpoints(name, hosts))
+                .transpose()?;
             Ok(Discovery::Static(hosts.unwrap_or_default()))
         }
         Some(DiscoveryType::OriginalDst) => Ok(Discovery::OriginalDst),
-        Some(DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => {
-            Ok(Discovery::StrictDns(names(name, cluster.load_assignment.as_ref())?))
-        }
+        Some(DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => Ok(Discovery::StrictDns(names(
+            name,
+            cluster.load_assignment.as_ref(),
+        )?)),
         None => Err(Refused::new(name, "type", "unknown")),
     }
 }
@@ -136,13 +164,20 @@ fn policy(cluster: &proto::Cluster) -> Result<Policy, Refused> {
         Ok(LbPolicy::RoundRobin | LbPolicy::ClusterProvided) => Ok(Policy::RoundRobin),
         Ok(LbPolicy::Random) => Ok(Policy::Random),
         Ok(LbPolicy::LeastRequest) => Ok(Policy::LeastRequest),
-        Ok(other) => Err(Refused::new(&cluster.name, "lb_policy", format!("{} is not supported", other.as_str_name()))),
+        Ok(other) => Err(Refused::new(
+            &cluster.name,
+            "lb_policy",
+            format!("{} is not supported", other.as_str_name()),
+        )),
         Err(_) => Err(Refused::new(&cluster.name, "lb_policy", "unknown")),
     }
 }
 
 fn bind(cluster: &proto::Cluster) -> Result<Option<IpAddr>, Refused> {
-    let source = cluster.upstream_bind_config.as_ref().and_then(|bind| bind.source_address.as_ref());
+    let source = cluster
+        .upstream_bind_config
+        .as_ref()
+        .and_then(|bind| bind.source_address.as_ref());
     source
         .map(|source| {
             source.address.parse().map_err(|_error| {
@@ -164,10 +199,18 @@ pub fn endpoints(resource: &str, assignment: &ClusterLoadAssignment) -> Result<V
                 Ok(HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout)
             );
             let Some(lb_endpoint::HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else {
-                return Err(Refused::new(resource, "lb_endpoints", "an endpoint by name is not supported"));
+                return Err(Refused::new(
+                    resource,
+                    "lb_endpoints",
+                    "an endpoint by name is not supported",
+                ));
             };
             if !unhealthy {
-                hosts.push(socket_address(resource, "lb_endpoints.endpoint.address", host.address.as_ref())?);
+                hosts.push(socket_address(
+                    resource,
+                    "lb_endpoints.endpoint.address",
+                    host.address.as_ref(),
+                )?);
             }
         }
         match &mut best {
@@ -182,15 +225,26 @@ pub fn endpoints(resource: &str, assignment: &ClusterLoadAssignment) -> Result<V
 
 fn names(resource: &str, assignment: Option<&ClusterLoadAssignment>) -> Result<Vec<(String, u16)>, Refused> {
     use envoy_types::pb::envoy::config::core::v3::{address, socket_address::PortSpecifier};
-    let localities = assignment.map(|assignment| assignment.endpoints.as_slice()).unwrap_or_default();
+    let localities = assignment
+        .map(|assignment| assignment.endpoints.as_slice())
+        .unwrap_or_default();
     let mut names = Vec::new();
     for endpoint in localities.iter().flat_map(|locality| &locality.lb_endpoints) {
         let refused = || Refused::new(resource, "lb_endpoints.endpoint.address", "not a name and a port");
-        let Some(lb_endpoint::HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else { return Err(refused()) };
+        let Some(lb_endpoint::HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else {
+            return Err(refused());
+        };
         let address = host.address.as_ref().and_then(|address| address.address.as_ref());
-        let Some(address::Address::SocketAddress(socket)) = address else { return Err(refused()) };
-        let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else { return Err(refused()) };
-        names.push((socket.address.clone(), u16::try_from(port).map_err(|_error| refused())?));
+        let Some(address::Address::SocketAddress(socket)) = address else {
+            return Err(refused());
+        };
+        let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else {
+            return Err(refused());
+        };
+        names.push((
+            socket.address.clone(),
+            u16::try_from(port).map_err(|_error| refused())?,
+        ));
     }
     Ok(names)
 }

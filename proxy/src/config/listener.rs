@@ -121,7 +121,11 @@ pub struct TcpConfig {
 impl FilterChain {
     /// What connections it takes, as configuration has it.
     pub fn criteria(&self) -> serde_json::Value {
-        let Wanted { port, transport, applications } = &self.wanted;
+        let Wanted {
+            port,
+            transport,
+            applications,
+        } = &self.wanted;
         serde_json::json!({
             "destination_port": port,
             "transport_protocol": (!transport.is_empty()).then_some(transport),
@@ -146,7 +150,10 @@ impl ListenerConfig {
             name: name.clone(),
             address,
             bound: listener.bind_to_port.as_ref().is_none_or(|bind| bind.value),
-            hands_off: listener.use_original_dst.as_ref().is_some_and(|hands| hands.value),
+            hands_off: listener
+                .use_original_dst
+                .as_ref()
+                .is_some_and(|hands| hands.value),
             tls_inspector: None,
             http_inspector: None,
             filter_timeout: match &listener.listener_filters_timeout {
@@ -179,12 +186,19 @@ impl ListenerConfig {
         let skip = skip(&self.name, filter.filter_disabled.as_ref())?;
         let kind = any.type_url.rsplit('/').next().unwrap_or_default();
         match kind {
-            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => self.tls_inspector = Some(skip),
-            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => self.http_inspector = Some(skip),
+            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
+                self.tls_inspector = Some(skip)
+            }
+            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => {
+                self.http_inspector = Some(skip)
+            }
             // The original destination is always read: a connection that was not redirected has none.
             "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {}
             _ => {
-                let reason = format!("didn't find a registered implementation for type {}", any.type_url);
+                let reason = format!(
+                    "didn't find a registered implementation for type {}",
+                    any.type_url
+                );
                 return Err(Refused::new(&self.name, "listener_filters", reason));
             }
         }
@@ -193,22 +207,34 @@ impl ListenerConfig {
 
     /// The names of the route tables that it needs.
     pub fn route_names(&self) -> impl Iterator<Item = &str> {
-        self.chains.iter().chain(&self.default_chain).filter_map(|chain| match &chain.filter {
-            NetworkFilter::Http(http) => match &http.routes {
-                Routes::Rds(name) => Some(name.as_str()),
-                Routes::Inline(_) => None,
-            },
-            NetworkFilter::Tcp(_) => None,
-        })
+        self.chains
+            .iter()
+            .chain(&self.default_chain)
+            .filter_map(|chain| match &chain.filter {
+                NetworkFilter::Http(http) => match &http.routes {
+                    Routes::Rds(name) => Some(name.as_str()),
+                    Routes::Inline(_) => None,
+                },
+                NetworkFilter::Tcp(_) => None,
+            })
     }
 
     /// The chain that takes a connection. As in Envoy, each criterion narrows what is left to the most specific, and
     /// nothing is tried again if a later one then fails.
     pub fn choose(&self, port: u16, transport: &str, application: Option<&str>) -> Option<&Rc<FilterChain>> {
         let mut left: Vec<&Rc<FilterChain>> = self.chains.iter().collect();
-        narrow(&mut left, |wanted| wanted.port == Some(port), |wanted| wanted.port.is_none());
-        narrow(&mut left, |wanted| wanted.transport == transport, |wanted| wanted.transport.is_empty());
-        let speaks = |wanted: &Wanted| application.is_some_and(|it| wanted.applications.iter().any(|has| has == it));
+        narrow(
+            &mut left,
+            |wanted| wanted.port == Some(port),
+            |wanted| wanted.port.is_none(),
+        );
+        narrow(
+            &mut left,
+            |wanted| wanted.transport == transport,
+            |wanted| wanted.transport.is_empty(),
+        );
+        let speaks =
+            |wanted: &Wanted| application.is_some_and(|it| wanted.applications.iter().any(|has| has == it));
         narrow(&mut left, speaks, |wanted| wanted.applications.is_empty());
         left.first().copied().or(self.default_chain.as_ref())
     }
@@ -223,8 +249,16 @@ fn narrow(left: &mut Vec<&Rc<FilterChain>>, exact: impl Fn(&Wanted) -> bool, any
 }
 
 fn skip(listener: &str, off: Option<&proto::ListenerFilterChainMatchPredicate>) -> Result<Skip, Refused> {
-    let Some(off) = off else { return Ok(Skip::default()) };
-    let refused = || Refused::new(listener, "filter_disabled", "only destination_port_range and or_match are supported");
+    let Some(off) = off else {
+        return Ok(Skip::default());
+    };
+    let refused = || {
+        Refused::new(
+            listener,
+            "filter_disabled",
+            "only destination_port_range and or_match are supported",
+        )
+    };
     match &off.rule {
         Some(predicate::Rule::DestinationPortRange(range)) => {
             let (start, end) = (u32::try_from(range.start), u32::try_from(range.end));
@@ -251,7 +285,11 @@ fn chain(listener: &str, chain: &proto::FilterChain) -> Result<FilterChain, Refu
     if chain.transport_socket.is_some() {
         return Err(refused("TLS is not supported".to_owned()));
     }
-    let wanted = chain.filter_chain_match.as_ref().map(|it| wanted(listener, &field, it)).transpose()?;
+    let wanted = chain
+        .filter_chain_match
+        .as_ref()
+        .map(|it| wanted(listener, &field, it))
+        .transpose()?;
     let mut network = None;
     for filter in &chain.filters {
         let Some(proto::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
@@ -266,11 +304,20 @@ fn chain(listener: &str, chain: &proto::FilterChain) -> Result<FilterChain, Refu
             "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
                 NetworkFilter::Tcp(tcp(listener, &field, &unpack(listener, &field, any)?)?)
             }
-            _ => return Err(refused(format!("didn't find a registered implementation for type {}", any.type_url))),
+            _ => {
+                return Err(refused(format!(
+                    "didn't find a registered implementation for type {}",
+                    any.type_url
+                )));
+            }
         });
     }
     let filter = network.ok_or_else(|| refused("no network filter".to_owned()))?;
-    Ok(FilterChain { name: chain.name.clone(), wanted: wanted.unwrap_or_default(), filter })
+    Ok(FilterChain {
+        name: chain.name.clone(),
+        wanted: wanted.unwrap_or_default(),
+        filter,
+    })
 }
 
 fn wanted(listener: &str, field: &str, wanted: &proto::FilterChainMatch) -> Result<Wanted, Refused> {
@@ -283,7 +330,11 @@ fn wanted(listener: &str, field: &str, wanted: &proto::FilterChainMatch) -> Resu
         let reason = "only destination_port, transport_protocol and application_protocols are supported";
         return Err(Refused::new(listener, field, reason));
     }
-    let port = wanted.destination_port.as_ref().map(|port| u16::try_from(port.value)).transpose();
+    let port = wanted
+        .destination_port
+        .as_ref()
+        .map(|port| u16::try_from(port.value))
+        .transpose();
     Ok(Wanted {
         port: port.map_err(|_error| Refused::new(listener, field, "destination_port out of range"))?,
         transport: wanted.transport_protocol.clone(),
@@ -303,18 +354,31 @@ fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<Http
     if !last.is_some_and(|name| name.ends_with("router")) {
         return Err(refused("the last HTTP filter is not the router".to_owned()));
     }
-    if let Some(unknown) = hcm.http_filters.iter().find(|filter| !filter.name.ends_with("router")) {
+    if let Some(unknown) = hcm
+        .http_filters
+        .iter()
+        .find(|filter| !filter.name.ends_with("router"))
+    {
         return Err(refused(format!("HTTP filter {} is not supported", unknown.name)));
     }
-    let server_name = if hcm.server_name.is_empty() { "envoy" } else { &hcm.server_name };
+    let server_name = if hcm.server_name.is_empty() {
+        "envoy"
+    } else {
+        &hcm.server_name
+    };
     Ok(HttpConfig {
         stat_prefix: hcm.stat_prefix.clone(),
         routes,
         logs: logs(listener, &hcm.access_log)?,
         server_name: server_name.to_owned(),
         generate_request_id: hcm.generate_request_id.as_ref().is_none_or(|it| it.value),
-        preserve_request_id: hcm.preserve_external_request_id || hcm.use_remote_address.as_ref().is_none_or(|it| !it.value),
-        upgrades: hcm.upgrade_configs.iter().map(|upgrade| upgrade.upgrade_type.to_ascii_lowercase()).collect(),
+        preserve_request_id: hcm.preserve_external_request_id
+            || hcm.use_remote_address.as_ref().is_none_or(|it| !it.value),
+        upgrades: hcm
+            .upgrade_configs
+            .iter()
+            .map(|upgrade| upgrade.upgrade_type.to_ascii_lowercase())
+            .collect(),
         stream_idle_timeout: match &hcm.stream_idle_timeout {
             Some(timeout) => limit(Some(timeout)),
             None => Some(Duration::from_secs(300)),
@@ -325,9 +389,11 @@ fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<Http
 fn tcp(listener: &str, field: &str, tcp: &TcpProxy) -> Result<TcpConfig, Refused> {
     let clusters = match &tcp.cluster_specifier {
         Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => vec![(name.clone(), 1)],
-        Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => {
-            weighted.clusters.iter().map(|cluster| (cluster.name.clone(), cluster.weight)).collect()
-        }
+        Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => weighted
+            .clusters
+            .iter()
+            .map(|cluster| (cluster.name.clone(), cluster.weight))
+            .collect(),
         None => return Err(Refused::new(listener, field, "no cluster")),
     };
     Ok(TcpConfig {
@@ -366,7 +432,12 @@ mod tests {
     use super::*;
 
     fn chain(name: &str, port: Option<u16>, transport: &str, applications: &[&str]) -> Rc<FilterChain> {
-        let tcp = TcpConfig { stat_prefix: String::new(), clusters: Vec::new(), logs: Vec::new(), idle_timeout: None };
+        let tcp = TcpConfig {
+            stat_prefix: String::new(),
+            clusters: Vec::new(),
+            logs: Vec::new(),
+            idle_timeout: None,
+        };
         Rc::new(FilterChain {
             name: name.to_owned(),
             wanted: Wanted {
@@ -401,7 +472,11 @@ mod tests {
             chain("http", None, "raw_buffer", &["http/1.1", "h2c"]),
             chain("tcp", None, "raw_buffer", &[]),
         ]);
-        let name = |port, application| listener.choose(port, "raw_buffer", application).map(|chain| chain.name.as_str());
+        let name = |port, application| {
+            listener
+                .choose(port, "raw_buffer", application)
+                .map(|chain| chain.name.as_str())
+        };
         assert_eq!(name(15006, Some("http/1.1")), Some("blackhole"));
         assert_eq!(name(9080, None), Some("9080"));
         assert_eq!(name(7777, Some("http/1.1")), Some("http"));

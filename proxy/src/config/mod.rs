@@ -26,25 +26,42 @@ pub struct Refused {
 impl Refused {
     /// A refusal of a field of a resource.
     pub fn new(resource: &str, field: &str, reason: impl Into<String>) -> Self {
-        Self { resource: resource.to_owned(), field: field.to_owned(), reason: reason.into() }
+        Self {
+            resource: resource.to_owned(),
+            field: field.to_owned(),
+            reason: reason.into(),
+        }
     }
 }
 
 /// Decodes an `Any` of a known type.
 pub fn unpack<T: Message + Name + Default>(resource: &str, field: &str, any: &Any) -> Result<T, Refused> {
     if any.type_url != T::type_url() {
-        return Err(Refused::new(resource, field, format!("didn't find a registered implementation for type {}", any.type_url)));
+        return Err(Refused::new(
+            resource,
+            field,
+            format!(
+                "didn't find a registered implementation for type {}",
+                any.type_url
+            ),
+        ));
     }
-    T::decode(any.value.as_slice()).map_err(|error| Refused::new(resource, field, format!("malformed: {error}")))
+    T::decode(any.value.as_slice())
+        .map_err(|error| Refused::new(resource, field, format!("malformed: {error}")))
 }
 
 /// A socket address of a resource.
 pub fn socket_address(resource: &str, field: &str, proto: Option<&Address>) -> Result<SocketAddr, Refused> {
-    let Some(address::Address::SocketAddress(socket)) = proto.and_then(|address| address.address.as_ref()) else {
+    let Some(address::Address::SocketAddress(socket)) = proto.and_then(|address| address.address.as_ref())
+    else {
         return Err(Refused::new(resource, field, "not a socket address"));
     };
     let ip: IpAddr = socket.address.parse().map_err(|_error| {
-        Refused::new(resource, field, format!("malformed IP address: {}", socket.address))
+        Refused::new(
+            resource,
+            field,
+            format!("malformed IP address: {}", socket.address),
+        )
     })?;
     let Some(socket_address::PortSpecifier::PortValue(port)) = socket.port_specifier else {
         return Err(Refused::new(resource, field, "no port_value"));
@@ -56,7 +73,10 @@ pub fn socket_address(resource: &str, field: &str, proto: Option<&Address>) -> R
 /// A duration; negative ones count as none.
 pub fn duration(proto: Option<&ProtoDuration>) -> Option<Duration> {
     let proto = proto?;
-    let (seconds, nanos) = (u64::try_from(proto.seconds).ok()?, u32::try_from(proto.nanos).ok()?);
+    let (seconds, nanos) = (
+        u64::try_from(proto.seconds).ok()?,
+        u32::try_from(proto.nanos).ok()?,
+    );
     Some(Duration::new(seconds, nanos))
 }
 

@@ -138,21 +138,37 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 impl RouteTable {
     /// From configuration.
     pub fn from_proto(config: &proto::RouteConfiguration) -> Result<Self, Refused> {
-        let hosts = config.virtual_hosts.iter().map(|host| virtual_host(&config.name, host));
+        let hosts = config
+            .virtual_hosts
+            .iter()
+            .map(|host| virtual_host(&config.name, host));
         let hosts: Vec<VirtualHost> = hosts.collect::<Result<_, _>>()?;
         only_once(&config.name, &hosts)?;
-        Ok(Self { name: config.name.clone(), hosts, ignore_port: config.ignore_port_in_host_matching })
+        Ok(Self {
+            name: config.name.clone(),
+            hosts,
+            ignore_port: config.ignore_port_in_host_matching,
+        })
     }
 
     /// The virtual host of an authority: exact, then the longest `*suffix`, the longest `prefix*`, then `*`.
     pub fn host(&self, authority: &str) -> Option<&VirtualHost> {
         let authority = authority.to_ascii_lowercase();
-        let authority = if self.ignore_port { without_port(&authority) } else { &authority };
+        let authority = if self.ignore_port {
+            without_port(&authority)
+        } else {
+            &authority
+        };
         let mut best: Option<(u8, usize, &VirtualHost)> = None;
         for host in &self.hosts {
             for domain in &host.domains {
-                let Some(rank) = domain.rank(authority) else { continue };
-                if best.as_ref().is_none_or(|(kind, length, _)| rank > (*kind, *length)) {
+                let Some(rank) = domain.rank(authority) else {
+                    continue;
+                };
+                if best
+                    .as_ref()
+                    .is_none_or(|(kind, length, _)| rank > (*kind, *length))
+                {
                     best = Some((rank.0, rank.1, host));
                 }
             }
@@ -166,7 +182,8 @@ fn only_once(table: &str, hosts: &[VirtualHost]) -> Result<(), Refused> {
     for domain in hosts.iter().flat_map(|host| &host.domains) {
         let text = domain.text();
         if !seen.insert(text.clone()) {
-            let reason = format!("Only unique values for domains are permitted. Duplicate entry of domain {text}");
+            let reason =
+                format!("Only unique values for domains are permitted. Duplicate entry of domain {text}");
             return Err(Refused::new(table, "virtual_hosts", reason));
         }
     }
@@ -207,8 +224,12 @@ impl Domain {
     fn rank(&self, host: &str) -> Option<(u8, usize)> {
         match self {
             Self::Exact(text) => (text == host).then_some((4, text.len())),
-            Self::Suffix(text) => (host.len() > text.len() && host.ends_with(text)).then_some((3, text.len())),
-            Self::Prefix(text) => (host.len() > text.len() && host.starts_with(text)).then_some((2, text.len())),
+            Self::Suffix(text) => {
+                (host.len() > text.len() && host.ends_with(text)).then_some((3, text.len()))
+            }
+            Self::Prefix(text) => {
+                (host.len() > text.len() && host.starts_with(text)).then_some((2, text.len()))
+            }
             Self::Any => Some((1, 0)),
         }
     }
@@ -220,7 +241,10 @@ impl VirtualHost {
         let path = path.split(['?', '#']).next().unwrap_or(path);
         self.routes.iter().find(|route| {
             route.path.matches(path)
-                && route.headers.iter().all(|wanted| wanted.matches(path, method, authority, headers))
+                && route
+                    .headers
+                    .iter()
+                    .all(|wanted| wanted.matches(path, method, authority, headers))
         })
     }
 }
@@ -229,9 +253,9 @@ impl PathMatch {
     fn matches(&self, path: &str) -> bool {
         match self {
             Self::Prefix(prefix, Case::Sensitive) => path.starts_with(prefix.as_str()),
-            Self::Prefix(prefix, Case::Insensitive) => {
-                path.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-            }
+            Self::Prefix(prefix, Case::Insensitive) => path
+                .get(..prefix.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(prefix)),
             Self::Exact(exact, Case::Sensitive) => path == exact,
             Self::Exact(exact, Case::Insensitive) => path.eq_ignore_ascii_case(exact),
             Self::Regex(regex) => regex.is_match(path),
@@ -247,7 +271,11 @@ impl HeaderMatch {
             ":method" => Some(method),
             ":authority" => Some(authority),
             name => {
-                let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+                let values: Vec<&str> = headers
+                    .get_all(name)
+                    .iter()
+                    .filter_map(|value| value.to_str().ok())
+                    .collect();
                 joined = values.join(",");
                 (!values.is_empty()).then_some(joined.as_str())
             }
@@ -284,7 +312,10 @@ impl Forward {
             }
             left -= weight;
         }
-        self.clusters.first().map(|(name, _)| name.as_str()).unwrap_or_default()
+        self.clusters
+            .first()
+            .map(|(name, _)| name.as_str())
+            .unwrap_or_default()
     }
 }
 
@@ -318,14 +349,21 @@ fn route(table: &str, route: &proto::Route, default: Option<&proto::RetryPolicy>
     if !wanted.query_parameters.is_empty() {
         return Err(refused("query_parameters are not supported"));
     }
-    let headers = wanted.headers.iter().map(|header| header_match(table, &field, header));
+    let headers = wanted
+        .headers
+        .iter()
+        .map(|header| header_match(table, &field, header));
     let action = match &route.action {
-        Some(proto::route::Action::Route(action)) => Action::Forward(forward(table, &field, action, default)?),
+        Some(proto::route::Action::Route(action)) => {
+            Action::Forward(forward(table, &field, action, default)?)
+        }
         Some(proto::route::Action::DirectResponse(direct)) => Action::Direct {
             status: u16::try_from(direct.status).map_err(|_error| refused("a status out of range"))?,
             body: match direct.body.as_ref().and_then(|body| body.specifier.as_ref()) {
                 Some(data_source::Specifier::InlineString(text)) => text.clone(),
-                Some(data_source::Specifier::InlineBytes(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+                Some(data_source::Specifier::InlineBytes(bytes)) => {
+                    String::from_utf8_lossy(bytes).into_owned()
+                }
                 Some(_) => return Err(refused("a body that is not inline is not supported")),
                 None => String::new(),
             },
@@ -333,11 +371,17 @@ fn route(table: &str, route: &proto::Route, default: Option<&proto::RetryPolicy>
         Some(_) => return Err(refused("this kind of action is not supported")),
         None => return Err(refused("no action")),
     };
-    Ok(Route { name: route.name.clone(), path, headers: headers.collect::<Result<_, _>>()?, action })
+    Ok(Route {
+        name: route.name.clone(),
+        path,
+        headers: headers.collect::<Result<_, _>>()?,
+        action,
+    })
 }
 
 fn regex(table: &str, field: &str, text: &str) -> Result<Regex, Refused> {
-    Regex::new(&format!("^(?:{text})$")).map_err(|error| Refused::new(table, field, format!("regex `{text}`: {error}")))
+    Regex::new(&format!("^(?:{text})$"))
+        .map_err(|error| Refused::new(table, field, format!("regex `{text}`: {error}")))
 }
 
 fn header_match(table: &str, field: &str, header: &proto::HeaderMatcher) -> Result<HeaderMatch, Refused> {
@@ -354,9 +398,15 @@ fn header_match(table: &str, field: &str, header: &proto::HeaderMatcher) -> Resu
         Some(Specifier::SafeRegexMatch(matcher)) => {
             Wanted::Text(TextMatch::Regex(self::regex(table, field, &matcher.regex)?))
         }
-        Some(Specifier::RangeMatch(_)) => return Err(Refused::new(table, field, "range_match is not supported")),
+        Some(Specifier::RangeMatch(_)) => {
+            return Err(Refused::new(table, field, "range_match is not supported"));
+        }
     };
-    Ok(HeaderMatch { name: header.name.to_ascii_lowercase(), wanted, inverted: header.invert_match })
+    Ok(HeaderMatch {
+        name: header.name.to_ascii_lowercase(),
+        wanted,
+        inverted: header.invert_match,
+    })
 }
 
 fn text_match(table: &str, field: &str, matcher: &StringMatcher) -> Result<TextMatch, Refused> {
@@ -366,8 +416,14 @@ fn text_match(table: &str, field: &str, matcher: &StringMatcher) -> Result<TextM
         Some(MatchPattern::Prefix(text)) => Ok(TextMatch::Prefix(text.clone())),
         Some(MatchPattern::Suffix(text)) => Ok(TextMatch::Suffix(text.clone())),
         Some(MatchPattern::Contains(text)) => Ok(TextMatch::Contains(text.clone())),
-        Some(MatchPattern::SafeRegex(matcher)) => Ok(TextMatch::Regex(self::regex(table, field, &matcher.regex)?)),
-        Some(MatchPattern::Custom(_)) | None => Err(Refused::new(table, field, "this kind of string match is not supported")),
+        Some(MatchPattern::SafeRegex(matcher)) => {
+            Ok(TextMatch::Regex(self::regex(table, field, &matcher.regex)?))
+        }
+        Some(MatchPattern::Custom(_)) | None => Err(Refused::new(
+            table,
+            field,
+            "this kind of string match is not supported",
+        )),
     }
 }
 
@@ -383,22 +439,44 @@ fn forward(
         Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted
             .clusters
             .iter()
-            .map(|cluster| (cluster.name.clone(), cluster.weight.as_ref().map_or(0, |weight| weight.value)))
+            .map(|cluster| {
+                (
+                    cluster.name.clone(),
+                    cluster.weight.as_ref().map_or(0, |weight| weight.value),
+                )
+            })
             .collect(),
-        _ => return Err(Refused::new(table, field, "this kind of cluster specifier is not supported")),
+        _ => {
+            return Err(Refused::new(
+                table,
+                field,
+                "this kind of cluster specifier is not supported",
+            ));
+        }
     };
     if clusters.is_empty() {
         return Err(Refused::new(table, field, "no cluster"));
     }
-    let timeout = if action.timeout.is_some() { limit(action.timeout.as_ref()) } else { Some(DEFAULT_TIMEOUT) };
+    let timeout = if action.timeout.is_some() {
+        limit(action.timeout.as_ref())
+    } else {
+        Some(DEFAULT_TIMEOUT)
+    };
     let retry = action.retry_policy.as_ref().or(default).map(retry);
-    Ok(Forward { clusters, timeout, retry })
+    Ok(Forward {
+        clusters,
+        timeout,
+        retry,
+    })
 }
 
 fn retry(policy: &proto::RetryPolicy) -> Retry {
     let mut retry = Retry {
         attempts: policy.num_retries.as_ref().map_or(1, |number| number.value),
-        other_host: policy.retry_host_predicate.iter().any(|it| it.name.contains("previous_hosts")),
+        other_host: policy
+            .retry_host_predicate
+            .iter()
+            .any(|it| it.name.contains("previous_hosts")),
         ..Retry::default()
     };
     for word in policy.retry_on.split(',').map(str::trim) {
@@ -407,7 +485,12 @@ fn retry(policy: &proto::RetryPolicy) -> Retry {
             "reset" => (retry.reset, retry.connect_failure) = (true, true),
             "reset-before-request" => (retry.reset_before_request, retry.connect_failure) = (true, true),
             "retriable-status-codes" => {
-                retry.statuses.extend(policy.retriable_status_codes.iter().filter_map(|code| u16::try_from(*code).ok()));
+                retry.statuses.extend(
+                    policy
+                        .retriable_status_codes
+                        .iter()
+                        .filter_map(|code| u16::try_from(*code).ok()),
+                );
             }
             "gateway-error" => retry.gateway_error = true,
             "5xx" => (retry.any_5xx, retry.reset, retry.connect_failure) = (true, true, true),
@@ -471,13 +554,28 @@ mod tests {
     fn a_port_counts_unless_it_is_ignored() {
         let table = table(&[("plain", &["a"]), ("with", &["a:80"])], false);
         let name = |authority: &str| table.host(authority).map(|host| host.name.as_str());
-        assert_eq!((name("a"), name("a:80"), name("a:81")), (Some("plain"), Some("with"), None));
+        assert_eq!(
+            (name("a"), name("a:80"), name("a:81")),
+            (Some("plain"), Some("with"), None)
+        );
     }
 
     #[test]
     fn a_domain_may_stand_only_once() {
-        let host = |name: &str| proto::VirtualHost { name: name.into(), domains: vec!["a".into()], ..Default::default() };
-        let config = proto::RouteConfiguration { virtual_hosts: vec![host("x"), host("y")], ..Default::default() };
-        assert!(RouteTable::from_proto(&config).unwrap_err().to_string().contains("Duplicate entry of domain a"));
+        let host = |name: &str| proto::VirtualHost {
+            name: name.into(),
+            domains: vec!["a".into()],
+            ..Default::default()
+        };
+        let config = proto::RouteConfiguration {
+            virtual_hosts: vec![host("x"), host("y")],
+            ..Default::default()
+        };
+        assert!(
+            RouteTable::from_proto(&config)
+                .unwrap_err()
+                .to_string()
+                .contains("Duplicate entry of domain a")
+        );
     }
 }

@@ -20,12 +20,18 @@ pub struct RequestBody {
 impl RequestBody {
     /// The client's body; its bytes are added to `counted`.
     pub fn new(inner: Incoming, counted: Rc<Cell<u64>>) -> Self {
-        Self { inner: Some(inner), counted }
+        Self {
+            inner: Some(inner),
+            counted,
+        }
     }
 
     /// No body.
     pub fn empty() -> Self {
-        Self { inner: None, counted: Rc::default() }
+        Self {
+            inner: None,
+            counted: Rc::default(),
+        }
     }
 }
 
@@ -33,13 +39,19 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
         let frame = ready!(Pin::new(inner).poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(bytes) = frame.data_ref()
         {
-            self.counted.set(self.counted.get() + u64::try_from(bytes.len()).unwrap_or(0));
+            self.counted
+                .set(self.counted.get() + u64::try_from(bytes.len()).unwrap_or(0));
         }
         Poll::Ready(frame)
     }
@@ -49,7 +61,9 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -74,14 +88,23 @@ impl ResponseBody {
         ending.sent(text.len());
         if text.is_empty() {
             ending.complete();
-            return Self { source: Source::Own(None), ending: None };
+            return Self {
+                source: Source::Own(None),
+                ending: None,
+            };
         }
-        Self { source: Source::Own(Some(text)), ending: Some(ending) }
+        Self {
+            source: Source::Own(Some(text)),
+            ending: Some(ending),
+        }
     }
 
     /// The host's body.
     pub fn upstream(body: Incoming, ending: Ending) -> Self {
-        let mut this = Self { source: Source::Upstream(body), ending: Some(ending) };
+        let mut this = Self {
+            source: Source::Upstream(body),
+            ending: Some(ending),
+        };
         this.complete_at_end();
         this
     }
@@ -103,12 +126,18 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let frame = match &mut self.source {
             Source::Own(text) => text.take().map(|bytes| Ok(Frame::data(bytes))),
             Source::Upstream(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(context));
-                let length = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(|frame| frame.data_ref());
+                let length = frame
+                    .as_ref()
+                    .and_then(|frame| frame.as_ref().ok())
+                    .and_then(|frame| frame.data_ref());
                 let length = length.map(Bytes::len);
                 if let (Some(length), Some(ending)) = (length, &mut self.ending) {
                     ending.sent(length);

@@ -86,10 +86,25 @@ enum Failure {
 pub type Carrier = Rc<Cell<Option<Pooled>>>;
 
 /// Forwards a request; the connection it rode is left in `carrier`.
-pub async fn forward(outgoing: &Outgoing<'_>, body: Incoming, received: &Rc<Cell<u64>>, carrier: &Carrier) -> Forwarded {
+pub async fn forward(
+    outgoing: &Outgoing<'_>,
+    body: Incoming,
+    received: &Rc<Cell<u64>>,
+    carrier: &Carrier,
+) -> Forwarded {
     let timeout = outgoing.forward.timeout;
-    let mut seen = Forwarded { host: None, ridden: None, attempts: 0, result: Err(timed_out()) };
-    let tried = at_most(timeout, "the host to answer", attempts(outgoing, body, received, carrier, &mut seen)).await;
+    let mut seen = Forwarded {
+        host: None,
+        ridden: None,
+        attempts: 0,
+        result: Err(timed_out()),
+    };
+    let tried = at_most(
+        timeout,
+        "the host to answer",
+        attempts(outgoing, body, received, carrier, &mut seen),
+    )
+    .await;
     match tried {
         Ok(result) => seen.result = result,
         Err(_) => outgoing.cluster.stats.rq_timeout.inc(),
@@ -171,13 +186,29 @@ async fn one_try(
     loop {
         let (mut pooled, is_new) = match ready_pooled(outgoing.cluster, host).await {
             Some(pooled) => (pooled, false),
-            None => (connect_http(outgoing.cluster, host).await.map_err(Failure::Connect)?, true),
+            None => (
+                connect_http(outgoing.cluster, host)
+                    .await
+                    .map_err(Failure::Connect)?,
+                true,
+            ),
         };
         let attempt = outgoing.says_attempts.then_some(seen.attempts);
         let http2 = matches!(pooled.sender, Sender::Http2(_));
-        let head = headers::to_upstream(outgoing.parts, outgoing.authority, http2, outgoing.upgrade, attempt);
-        let request = head.body(body.take().unwrap_or_else(RequestBody::empty)).map_err(|_error| Failure::Garbage)?;
-        seen.ridden = Some(Ridden { id: pooled.id, local: pooled.local });
+        let head = headers::to_upstream(
+            outgoing.parts,
+            outgoing.authority,
+            http2,
+            outgoing.upgrade,
+            attempt,
+        );
+        let request = head
+            .body(body.take().unwrap_or_else(RequestBody::empty))
+            .map_err(|_error| Failure::Garbage)?;
+        seen.ridden = Some(Ridden {
+            id: pooled.id,
+            local: pooled.local,
+        });
         pooled.requests += 1;
         let sent = match &mut pooled.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
@@ -197,7 +228,11 @@ async fn one_try(
                     continue;
                 }
                 let error = error.into_error();
-                return Err(if error.is_parse() { Failure::Garbage } else { Failure::Terminated });
+                return Err(if error.is_parse() {
+                    Failure::Garbage
+                } else {
+                    Failure::Terminated
+                });
             }
         }
     }
@@ -234,16 +269,24 @@ fn no_host() -> Failed {
 
 fn failed(retry: &Retry, failure: &Failure, attempts: u32) -> Failed {
     let (status, flag, reason, details) = match failure {
-        Failure::Connect(error) => {
-            (503, Flags::UPSTREAM_CONNECTION_FAILURE, error.reset_reason(), error.details())
-        }
+        Failure::Connect(error) => (
+            503,
+            Flags::UPSTREAM_CONNECTION_FAILURE,
+            error.reset_reason(),
+            error.details(),
+        ),
         Failure::Terminated => (
             503,
             Flags::UPSTREAM_CONNECTION_TERMINATION,
             "connection termination",
             "connection_termination".to_owned(),
         ),
-        Failure::Garbage => (502, Flags::UPSTREAM_PROTOCOL_ERROR, "protocol error", "protocol_error".to_owned()),
+        Failure::Garbage => (
+            502,
+            Flags::UPSTREAM_PROTOCOL_ERROR,
+            "protocol error",
+            "protocol_error".to_owned(),
+        ),
     };
     let mut flags = Flags::default();
     flags.set(flag);
@@ -251,7 +294,11 @@ fn failed(retry: &Retry, failure: &Failure, attempts: u32) -> Failed {
     if retried && attempts > retry.attempts {
         flags.set(Flags::RETRY_LIMIT_EXCEEDED_HTTP);
     }
-    let reset = if retried { "retried and the latest reset reason" } else { "reset reason" };
+    let reset = if retried {
+        "retried and the latest reset reason"
+    } else {
+        "reset reason"
+    };
     Failed {
         status,
         body: format!("upstream connect error or disconnect/reset before headers. {reset}: {reason}"),

@@ -25,7 +25,11 @@ const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-servi
 /// The protocol that a request asks to change to, if this listener lets it.
 pub fn upgrade<'a>(config: &'a HttpConfig, headers: &HeaderMap) -> Option<&'a str> {
     let asked = headers.get(header::UPGRADE)?.to_str().ok()?.to_ascii_lowercase();
-    config.upgrades.iter().map(String::as_str).find(|allowed| *allowed == asked)
+    config
+        .upgrades
+        .iter()
+        .map(String::as_str)
+        .find(|allowed| *allowed == asked)
 }
 
 /// Takes away what is for one connection alone, also what `Connection` names.
@@ -61,7 +65,14 @@ fn new_id() -> HeaderValue {
     let random = fastrand::u128(..);
     let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
     let hex = format!("{bits:032x}");
-    let text = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+    let text = format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    );
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("00000000-0000-4000-8000-000000000000"))
 }
 
@@ -86,8 +97,14 @@ pub fn to_upstream(
     let builder = http::Request::builder().method(parts.method.clone());
     let mut builder = if http2 {
         headers.remove(header::HOST);
-        let uri = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
-        builder.version(Version::HTTP_2).uri(uri.unwrap_or_else(|_| parts.uri.clone()))
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority(authority)
+            .path_and_query(path)
+            .build();
+        builder
+            .version(Version::HTTP_2)
+            .uri(uri.unwrap_or_else(|_| parts.uri.clone()))
     } else {
         if let Ok(host) = HeaderValue::from_str(authority) {
             headers.insert(header::HOST, host);
@@ -124,11 +141,20 @@ mod tests {
     #[test]
     fn connection_names_what_else_is_dropped() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("connection", "close, x-own"), ("x-own", "1"), ("keep-alive", "5"), ("x-kept", "1"), ("te", "gzip")] {
+        for (name, value) in [
+            ("connection", "close, x-own"),
+            ("x-own", "1"),
+            ("keep-alive", "5"),
+            ("x-kept", "1"),
+            ("te", "gzip"),
+        ] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         strip_hop_by_hop(&mut headers);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-kept"]);
+        assert_eq!(
+            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["x-kept"]
+        );
     }
 
     #[test]

@@ -65,7 +65,10 @@ impl HttpStats {
 
     /// A response went out with this status.
     pub fn response(&self, status: u16) {
-        if let Some(stat) = usize::from(status / 100).checked_sub(1).and_then(|class| self.by_class.get(class)) {
+        if let Some(stat) = usize::from(status / 100)
+            .checked_sub(1)
+            .and_then(|class| self.by_class.get(class))
+        {
             stat.inc();
         }
     }
@@ -110,7 +113,10 @@ pub async fn serve(connection: Connection, io: Prefixed, is_http2: bool) {
         drop(builder.serve_connection(io, service).await);
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.half_close(true).auto_date_header(true).preserve_header_case(false);
+        builder
+            .half_close(true)
+            .auto_date_header(true)
+            .preserve_header_case(false);
         let served = builder.serve_connection(io, service).with_upgrades().await;
         *garbage.borrow_mut() = served.err().filter(hyper::Error::is_parse);
     }

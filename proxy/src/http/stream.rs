@@ -49,7 +49,10 @@ pub struct Ending {
 
 impl std::fmt::Debug for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ending").field("path", &self.path).field("status", &self.status).finish_non_exhaustive()
+        f.debug_struct("Ending")
+            .field("path", &self.path)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
     }
 }
 
@@ -62,7 +65,11 @@ impl Ending {
             start: SystemTime::now(),
             clock: Instant::now(),
             method: parts.method.to_string(),
-            path: parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
+            path: parts
+                .uri
+                .path_and_query()
+                .map_or("/", |path| path.as_str())
+                .to_owned(),
             protocol: protocol(parts.version),
             authority: authority.to_owned(),
             request_headers: HeaderMap::new(),
@@ -110,7 +117,9 @@ impl Ending {
         }
         self.connection.stats.rq_active.dec();
         self.connection.stats.response(self.status);
-        let Some(config) = self.connection.config() else { return };
+        let Some(config) = self.connection.config() else {
+            return;
+        };
         let text = |text: &'_ String| (!text.is_empty()).then(|| text.clone());
         let (details, route_name) = (text(&self.details), text(&self.route_name));
         let record = Record {
@@ -176,13 +185,21 @@ pub async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> R
     };
     if parts.version == Version::HTTP_10 || parts.version == Version::HTTP_09 {
         ending.flags.set(Flags::DOWNSTREAM_PROTOCOL_ERROR);
-        let mut response = own(Some(config), ending, Own::text(426, "low_version", "Upgrade Required"));
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let mut response = own(
+            Some(config),
+            ending,
+            Own::text(426, "low_version", "Upgrade Required"),
+        );
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
         return response;
     }
     let Some(authority) = authority else {
         let mut response = own(Some(config), ending, Own::empty(400, "missing_host_header"));
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
         return response;
     };
     headers::on_arrival(config, &mut parts.headers);
@@ -197,7 +214,9 @@ pub async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> R
     };
     ending.route_name.clone_from(&route.name);
     match &route.action {
-        Action::Direct { status, body } => own(Some(config), ending, Own::text(*status, "direct_response", body)),
+        Action::Direct { status, body } => {
+            own(Some(config), ending, Own::text(*status, "direct_response", body))
+        }
         Action::Forward(to) => {
             let cluster_name = to.choose();
             let Some(cluster) = connection.proxy.cluster(cluster_name) else {
@@ -221,14 +240,25 @@ pub async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> R
     }
 }
 
-fn find<'a>(table: &'a RouteTable, authority: &str, parts: &request::Parts) -> Option<(&'a VirtualHost, &'a Route)> {
+fn find<'a>(
+    table: &'a RouteTable,
+    authority: &str,
+    parts: &request::Parts,
+) -> Option<(&'a VirtualHost, &'a Route)> {
     let host = table.host(authority)?;
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    Some((host, host.route(path, parts.method.as_str(), authority, &parts.headers)?))
+    Some((
+        host,
+        host.route(path, parts.method.as_str(), authority, &parts.headers)?,
+    ))
 }
 
 fn authority(parts: &request::Parts) -> Option<String> {
-    let from_header = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let from_header = parts
+        .headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .map(str::to_owned);
     let from_uri = parts.uri.authority().map(ToString::to_string);
     from_uri.or(from_header).filter(|authority| !authority.is_empty())
 }
@@ -260,10 +290,24 @@ async fn through(
             Response::from_parts(head, ResponseBody::upstream(body, ending))
         }
         Err(failed) => {
-            let Failed { status, body, flags, details, transport_reason } = failed;
+            let Failed {
+                status,
+                body,
+                flags,
+                details,
+                transport_reason,
+            } = failed;
             ending.flags = flags;
             ending.transport_reason = transport_reason;
-            own(Some(config), ending, Own { status, details, body })
+            own(
+                Some(config),
+                ending,
+                Own {
+                    status,
+                    details,
+                    body,
+                },
+            )
         }
     }
 }
@@ -277,13 +321,20 @@ fn bridge(
     mut ending: Ending,
 ) -> Response<ResponseBody> {
     let upstream = hyper::upgrade::on(Response::from_parts(head.clone(), body));
-    let downstream = outgoing.parts.extensions.get::<hyper::upgrade::OnUpgrade>().cloned();
+    let downstream = outgoing
+        .parts
+        .extensions
+        .get::<hyper::upgrade::OnUpgrade>()
+        .cloned();
     let carrier = Rc::clone(&ending.carrier);
     connection.proxy.spawn(async move {
-        if let (Ok(upstream), Some(Ok(downstream))) = (upstream.await, match downstream {
-            Some(downstream) => Some(downstream.await),
-            None => None,
-        }) {
+        if let (Ok(upstream), Some(Ok(downstream))) = (
+            upstream.await,
+            match downstream {
+                Some(downstream) => Some(downstream.await),
+                None => None,
+            },
+        ) {
             let (mut upstream, mut downstream) = (TokioIo::new(upstream), TokioIo::new(downstream));
             if let Ok((up, down)) = tokio::io::copy_bidirectional(&mut downstream, &mut upstream).await {
                 ending.received.set(ending.received.get() + up);
@@ -322,7 +373,11 @@ impl Own {
     }
 
     fn text(status: u16, details: &str, body: &str) -> Self {
-        Self { status, details: details.to_owned(), body: body.to_owned() }
+        Self {
+            status,
+            details: details.to_owned(),
+            body: body.to_owned(),
+        }
     }
 }
 

@@ -63,16 +63,26 @@ impl Stats {
 
     fn named(&self, name: &str, kind: Kind) -> Stat {
         let mut all = self.0.borrow_mut();
-        all.entry(name.to_owned()).or_insert_with(|| (kind, Stat::default())).1.clone()
+        all.entry(name.to_owned())
+            .or_insert_with(|| (kind, Stat::default()))
+            .1
+            .clone()
     }
 
     /// All numbers, sorted by name.
     pub fn all(&self) -> Vec<(String, Kind, u64)> {
-        self.0.borrow().iter().map(|(name, (kind, stat))| (name.clone(), *kind, stat.get())).collect()
+        self.0
+            .borrow()
+            .iter()
+            .map(|(name, (kind, stat))| (name.clone(), *kind, stat.get()))
+            .collect()
     }
 
     /// Envoy's `/stats`: `name: value`, sorted.
     pub fn text(&self) -> String {
-        self.all().into_iter().map(|(name, _, value)| format!("{name}: {value}\n")).collect()
+        self.all()
+            .into_iter()
+            .map(|(name, _, value)| format!("{name}: {value}\n"))
+            .collect()
     }
 }

@@ -15,9 +15,16 @@ pub fn render(stats: &Stats) -> String {
     for (name, kind, value) in stats.all() {
         let (name, labels) = split(&name);
         let name = format!("envoy_{}", sanitize(&name));
-        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}=\"{}\"", escape(value)))
+            .collect();
         let line = format!("{name}{{{}}} {value}\n", labels.join(","));
-        families.entry(name).or_insert_with(|| (kind, Vec::new())).1.push(line);
+        families
+            .entry(name)
+            .or_insert_with(|| (kind, Vec::new()))
+            .1
+            .push(line);
     }
     let mut text = String::new();
     for (name, (kind, lines)) in families {
@@ -34,8 +41,15 @@ pub fn render(stats: &Stats) -> String {
 
 /// `cluster.NAME.rest`, `http.PREFIX.rest`, `listener.ADDRESS.rest`: the middle may hold dots, the rest does not.
 fn split(name: &str) -> Split {
-    for (head, label) in [("cluster.", "cluster_name"), ("http.", "http_conn_manager_prefix"), ("tcp.", "tcp_prefix"), ("listener.", "listener_address")] {
-        let Some(rest) = name.strip_prefix(head) else { continue };
+    for (head, label) in [
+        ("cluster.", "cluster_name"),
+        ("http.", "http_conn_manager_prefix"),
+        ("tcp.", "tcp_prefix"),
+        ("listener.", "listener_address"),
+    ] {
+        let Some(rest) = name.strip_prefix(head) else {
+            continue;
+        };
         if let Some((middle, last)) = rest.rsplit_once('.') {
             let mut labels = vec![(label, middle.to_owned())];
             let last = response_class(last, &mut labels);
@@ -57,11 +71,16 @@ fn response_class(last: &str, labels: &mut Vec<(&'static str, String)>) -> Strin
 }
 
 fn sanitize(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+    name.chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect()
 }
 
 fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -71,7 +90,9 @@ mod tests {
     #[test]
     fn labels_are_taken_out_of_names() {
         let stats = Stats::default();
-        stats.counter("cluster.outbound|9080||reviews.default.svc.cluster.local.upstream_cx_total").add(3);
+        stats
+            .counter("cluster.outbound|9080||reviews.default.svc.cluster.local.upstream_cx_total")
+            .add(3);
         stats.counter("http.inbound_0.0.0.0_9080.downstream_rq_2xx").inc();
         stats.gauge("server.live").set(1);
         let text = render(&stats);

@@ -45,7 +45,10 @@ impl ConnectError {
         match self {
             Self::TimedOut => "connection_timeout".to_owned(),
             Self::Immediate { .. } | Self::Delayed { .. } => {
-                format!("remote_connection_failure|{}", self.transport_reason().unwrap_or_default())
+                format!(
+                    "remote_connection_failure|{}",
+                    self.transport_reason().unwrap_or_default()
+                )
             }
         }
     }
@@ -54,7 +57,9 @@ impl ConnectError {
     pub fn transport_reason(&self) -> Option<String> {
         match self {
             Self::TimedOut => None,
-            Self::Immediate { words, host } => Some(format!("immediate_connect_error:_{words}|remote_address:{host}")),
+            Self::Immediate { words, host } => {
+                Some(format!("immediate_connect_error:_{words}|remote_address:{host}"))
+            }
             Self::Delayed { words } => Some(format!("delayed_connect_error:_{words}")),
         }
     }
@@ -82,7 +87,12 @@ impl ConnectError {
 
 /// Opens a connection to a host of a cluster.
 pub async fn connect(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, ConnectError> {
-    let opened = within(cluster.config.connect_timeout, "the host to accept", open(cluster, host)).await;
+    let opened = within(
+        cluster.config.connect_timeout,
+        "the host to accept",
+        open(cluster, host),
+    )
+    .await;
     match opened {
         Ok(Ok(stream)) => {
             cluster.stats.cx_total.inc();
@@ -101,7 +111,11 @@ pub async fn connect(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, C
 }
 
 async fn open(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if host.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if host.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     if let Some(ip) = cluster.config.bind.filter(|ip| ip.is_ipv4() == host.is_ipv4()) {
         // The port is chosen with the destination known, so that as many connections fit as without bind (ip(7)).
         crate::sys::bind_without_port(&socket)?;
@@ -120,7 +134,9 @@ pub async fn connect_http(cluster: &Rc<Cluster>, host: SocketAddr) -> Result<Poo
     let io = TokioIo::new(stream);
     let active = cluster.stats.cx_active.clone();
     active.inc();
-    let failed = |error: hyper::Error| ConnectError::Delayed { words: error.to_string().replace(' ', "_") };
+    let failed = |error: hyper::Error| ConnectError::Delayed {
+        words: error.to_string().replace(' ', "_"),
+    };
     let sender = if cluster.config.http2 {
         let builder = hyper::client::conn::http2::Builder::new(crate::http::LocalExecutor);
         let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
@@ -149,7 +165,10 @@ mod tests {
     fn failures_are_worded_as_envoy_words_them() {
         let host: SocketAddr = "10.0.0.1:80".parse().unwrap();
         let refused = ConnectError::of(&io::Error::from_raw_os_error(libc::ECONNREFUSED), host);
-        assert_eq!(refused.details(), "remote_connection_failure|delayed_connect_error:_Connection_refused");
+        assert_eq!(
+            refused.details(),
+            "remote_connection_failure|delayed_connect_error:_Connection_refused"
+        );
         let unreachable = ConnectError::of(&io::Error::from_raw_os_error(libc::ENETUNREACH), host);
         assert_eq!(
             unreachable.details(),

@@ -94,7 +94,10 @@ impl Sender {
     }
 
     /// Sends a request.
-    pub async fn send(&mut self, request: http::Request<RequestBody>) -> hyper::Result<http::Response<Incoming>> {
+    pub async fn send(
+        &mut self,
+        request: http::Request<RequestBody>,
+    ) -> hyper::Result<http::Response<Incoming>> {
         match self {
             Self::Http1(sender) => sender.send_request(request).await,
             Self::Http2(sender) => sender.send_request(request).await,
@@ -151,7 +154,11 @@ impl Cluster {
             return Some(original);
         }
         let hosts = self.hosts();
-        let fresh: Vec<SocketAddr> = hosts.iter().copied().filter(|host| !other_than.contains(host)).collect();
+        let fresh: Vec<SocketAddr> = hosts
+            .iter()
+            .copied()
+            .filter(|host| !other_than.contains(host))
+            .collect();
         let among: &[SocketAddr] = if fresh.is_empty() { &hosts } else { &fresh };
         match among {
             [] => None,
@@ -166,7 +173,11 @@ impl Cluster {
                 Policy::LeastRequest => {
                     let one = several[fastrand::usize(..several.len())];
                     let other = several[fastrand::usize(..several.len())];
-                    if self.busy_at(other) < self.busy_at(one) { other } else { one }
+                    if self.busy_at(other) < self.busy_at(one) {
+                        other
+                    } else {
+                        one
+                    }
                 }
             }),
         }
@@ -194,7 +205,10 @@ impl Cluster {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.get_mut(&host)?;
         while let Some(pooled) = pool.idle.pop() {
-            let too_old = self.config.idle_timeout.is_some_and(|limit| pooled.since.elapsed() > limit);
+            let too_old = self
+                .config
+                .idle_timeout
+                .is_some_and(|limit| pooled.since.elapsed() > limit);
             if !pooled.sender.is_closed() && !too_old {
                 return Some(pooled);
             }
@@ -204,11 +218,19 @@ impl Cluster {
 
     /// A connection that may be ridden again.
     pub fn put(&self, mut pooled: Pooled) {
-        let worn = self.config.max_requests.is_some_and(|most| pooled.requests >= most);
+        let worn = self
+            .config
+            .max_requests
+            .is_some_and(|most| pooled.requests >= most);
         let gone = self.config.discovery != Discovery::OriginalDst && !self.hosts().contains(&pooled.host);
         if !worn && !gone && !pooled.sender.is_closed() {
             pooled.since = Instant::now();
-            self.pools.borrow_mut().entry(pooled.host).or_default().idle.push(pooled);
+            self.pools
+                .borrow_mut()
+                .entry(pooled.host)
+                .or_default()
+                .idle
+                .push(pooled);
         }
     }
 
@@ -221,7 +243,14 @@ impl Cluster {
 impl Pooled {
     /// A new connection.
     pub fn new(sender: Sender, id: u64, local: SocketAddr, host: SocketAddr) -> Self {
-        Self { sender, id, local, host, requests: 0, since: Instant::now() }
+        Self {
+            sender,
+            id,
+            local,
+            host,
+            requests: 0,
+            since: Instant::now(),
+        }
     }
 }
 
@@ -246,7 +275,10 @@ impl ClusterStats {
 
     /// A response came with this status.
     pub fn response(&self, status: u16) {
-        if let Some(stat) = usize::from(status / 100).checked_sub(1).and_then(|class| self.by_class.get(class)) {
+        if let Some(stat) = usize::from(status / 100)
+            .checked_sub(1)
+            .and_then(|class| self.by_class.get(class))
+        {
             stat.inc();
         }
     }

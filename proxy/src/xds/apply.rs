@@ -24,7 +24,11 @@ pub(super) fn apply(proxy: &Rc<Proxy>, kind: Kind, response: &DiscoveryResponse)
         Kind::Rds => routes(proxy, response),
     };
     let words: Vec<String> = refused.iter().map(ToString::to_string).collect();
-    if words.is_empty() { Ok(()) } else { Err(words.join("\n")) }
+    if words.is_empty() {
+        Ok(())
+    } else {
+        Err(words.join("\n"))
+    }
 }
 
 fn clusters(proxy: &Rc<Proxy>, response: &DiscoveryResponse) -> Vec<Refused> {
@@ -48,7 +52,12 @@ fn endpoints(proxy: &Rc<Proxy>, response: &DiscoveryResponse) -> Vec<Refused> {
     let mut refused = Vec::new();
     for any in &response.resources {
         let proto: Result<ClusterLoadAssignment, Refused> = unpack("endpoints", "resource", any);
-        let hosts = proto.and_then(|proto| Ok((cluster::endpoints(&proto.cluster_name, &proto)?, proto.cluster_name)));
+        let hosts = proto.and_then(|proto| {
+            Ok((
+                cluster::endpoints(&proto.cluster_name, &proto)?,
+                proto.cluster_name,
+            ))
+        });
         match hosts {
             Ok((hosts, name)) => proxy.set_endpoints(&name, hosts),
             Err(error) => refused.push(error),

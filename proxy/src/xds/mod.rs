@@ -46,7 +46,9 @@ impl Kind {
     }
 
     fn from_url(url: &str) -> Option<Self> {
-        [Self::Cds, Self::Eds, Self::Lds, Self::Rds].into_iter().find(|kind| kind.url() == url)
+        [Self::Cds, Self::Eds, Self::Lds, Self::Rds]
+            .into_iter()
+            .find(|kind| kind.url() == url)
     }
 }
 
@@ -91,7 +93,11 @@ async fn stream(
     let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
     let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
     let (requests, outgoing) = mpsc::unbounded_channel();
-    let mut session = Session { requests, node: Some(node.clone()), known };
+    let mut session = Session {
+        requests,
+        node: Some(node.clone()),
+        known,
+    };
     // Nonces are the stream's; what was accepted is still accepted.
     for kind in [Kind::Cds, Kind::Eds, Kind::Lds, Kind::Rds] {
         if let Some(subscription) = session.known.get_mut(&kind) {
@@ -99,7 +105,9 @@ async fn stream(
             session.ask(kind, None);
         }
     }
-    let response = client.stream_aggregated_resources(UnboundedReceiverStream::new(outgoing)).await;
+    let response = client
+        .stream_aggregated_resources(UnboundedReceiverStream::new(outgoing))
+        .await;
     let mut responses = response.map_err(|status| status.to_string())?.into_inner();
     connected.set(1);
     while let Some(response) = responses.message().await.map_err(|status| status.to_string())? {
@@ -127,14 +135,20 @@ struct Session<'a> {
 
 impl Session<'_> {
     fn ask(&mut self, kind: Kind, error: Option<String>) {
-        let Some(subscription) = self.known.get(&kind) else { return };
+        let Some(subscription) = self.known.get(&kind) else {
+            return;
+        };
         let request = DiscoveryRequest {
             version_info: subscription.version.clone(),
             node: self.node.take(),
             resource_names: subscription.names.clone(),
             type_url: kind.url().to_owned(),
             response_nonce: subscription.nonce.clone(),
-            error_detail: error.map(|message| Status { code: 13, message, details: Vec::new() }),
+            error_detail: error.map(|message| Status {
+                code: 13,
+                message,
+                details: Vec::new(),
+            }),
             ..DiscoveryRequest::default()
         };
         // The stream that is gone is noticed where it is read.
@@ -156,7 +170,10 @@ impl Session<'_> {
                 None
             }
             Err(reasons) => {
-                crate::data_plane::log(&format!("xDS: refused {kind:?} {}: {reasons}", response.version_info));
+                crate::data_plane::log(&format!(
+                    "xDS: refused {kind:?} {}: {reasons}",
+                    response.version_info
+                ));
                 proxy.stats.counter(rejected(kind)).inc();
                 Some(reasons)
             }
