@@ -2,7 +2,7 @@
 //! passes is what the lab prints.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
 use crate::support::Lab;
@@ -85,5 +85,62 @@ fn the_printed_path_equals_the_monitors() {
             monitored.contains(leg),
             "the lab: {leg:?}\nthe monitor: {monitored:?}\n{seen}"
         );
+    }
+}
+
+/// The position of each rule of ISTIO chains, by its text.
+fn positions(save: &str) -> HashMap<String, String> {
+    let mut count: HashMap<&str, usize> = HashMap::new();
+    let mut found = HashMap::new();
+    for line in save.lines().filter(|line| line.starts_with("-A ")) {
+        let chain = line.split(' ').nth(1).unwrap();
+        let number = count.entry(chain).or_default();
+        *number += 1;
+        found.insert(line.to_owned(), format!("{chain}#{number}"));
+    }
+    found
+}
+
+/// The rules that a leg of the lab's shows, hidden ones aside.
+fn rules_of(leg: &serde_json::Value) -> Vec<String> {
+    let hops = leg["hops"].as_array().unwrap().iter();
+    let shown = hops.filter(|hop| hop["kind"] == "rule" && hop["hidden"] == false);
+    shown.map(|hop| hop["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// What the monitor saw: for each packet, the nat rules that it matched, jumps from base chains aside. Lines are
+/// ` TRACE: 2 ID nat:CHAIN:rule:HANDLE:VERDICT  -4 -t nat -A CHAIN …`.
+fn monitored(text: &str, positions: &HashMap<String, String>) -> Vec<Vec<String>> {
+    let mut packets: Vec<(String, Vec<String>)> = Vec::new();
+    for line in text.lines().filter(|line| line.contains(" nat:ISTIO_") && line.contains(":rule:")) {
+        let id = line.split_whitespace().nth(2).unwrap().to_owned();
+        let rule = line.split(" -t nat ").nth(1).unwrap_or_else(|| panic!("{line}")).trim();
+        let position = positions.get(rule).unwrap_or_else(|| panic!("no rule `{rule}` in {positions:?}")).clone();
+        match packets.iter_mut().find(|(of, _)| *of == id) {
+            Some((_, rules)) => rules.push(position),
+            None => packets.push((id, vec![position])),
+        }
+    }
+    packets.into_iter().map(|(_, rules)| rules).collect()
+}
+
+/// The monitor listens as soon as its netlink socket has joined a group: /proc/net/netlink says so.
+fn wait_for_subscription(pid: u32) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let table = format!("/proc/{pid}/net/netlink");
+    // Protocol 12 is NETLINK_NETFILTER; the fourth field is the mask of groups, of which 9 is NFNLGRP_NFTRACE. One of
+    // the listeners is the lab's own.
+    let joined = || {
+        let text = std::fs::read_to_string(&table).unwrap_or_default();
+        let listens = |line: &&str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let mask = fields.get(3).and_then(|mask| u32::from_str_radix(mask, 16).ok()).unwrap_or(0);
+            fields.get(1) == Some(&"12") && mask & (1 << 8) != 0
+        };
+        text.lines().filter(listens).count() >= 2
+    };
+    while !joined() {
+        assert!(std::time::Instant::now() < deadline, "{}", std::fs::read_to_string(&table).unwrap_or_default());
+        std::thread::yield_now();
     }
 }
