@@ -3,6 +3,13 @@
 //!
 //! `./x bench`, as root. Prints medians and ratios; it asserts only that every run passed.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark prints, and one that cannot go on fails"
+)]
+
 use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ const IDLE: &str = "name: idle\n\
 
 #[test]
 fn without_root_it_says_so() {
-    let ended = Lab::new("run").arg("/proc/self/mounts").as_user(1000).status(2);
+    let ended = Lab::new("run").arg("/proc/self/mounts").by_user(1000).status(2);
     assert!(!ended.stderr.is_empty());
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("idle.yaml");
@@ -22,7 +22,7 @@ fn without_root_it_says_so() {
     std::fs::set_permissions(dir.path(), open).unwrap();
     let ended = Lab::new("run")
         .arg(file.to_str().unwrap())
-        .as_user(1000)
+        .by_user(1000)
         .status(3);
     assert!(
         ended.stderr.contains("root") && ended.stderr.contains("sudo"),
@@ -33,7 +33,10 @@ fn without_root_it_says_so() {
 
 /// A machine without iptables: empty directories in the place of those that have it, in a mount namespace of the test's.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the test makes a machine without iptables")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test makes a machine without iptables"
+)]
 fn without_iptables_it_says_what_to_install() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("idle.yaml");
@@ -46,7 +49,10 @@ fn without_iptables_it_says_what_to_install() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("iptables") && said.contains("apt-get install"), "{said}");
+    assert!(
+        said.contains("iptables") && said.contains("apt-get install"),
+        "{said}"
+    );
 }
 
 #[track_caller]

@@ -1,5 +1,12 @@
 //! End-to-end suites: the real binary, real namespaces, real netfilter. They need root, and fail without it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
 mod support;
 
 mod exit_codes;

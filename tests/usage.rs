@@ -35,7 +35,7 @@ fn files_that_are_no_scenarios() {
 fn an_unreadable_file_is_named_with_the_reason() {
     let lab = Lab::scenario(format!("{HEAD}{STEP}"));
     let file = lab.file();
-    let ended = lab.as_user(1000).status(2);
+    let ended = lab.by_user(1000).status(2);
     assert!(
         ended.stderr.contains(&file) && ended.stderr.contains("ermission denied"),
         "{}",

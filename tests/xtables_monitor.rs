@@ -65,10 +65,8 @@ fn the_printed_path_equals_the_monitors() {
     let mut output = String::new();
     child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
     assert!(child.wait().unwrap().success(), "{output}");
-    let _ = nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(monitor.id().cast_signed()),
-        nix::sys::signal::SIGTERM,
-    );
+    let pid = nix::unistd::Pid::from_raw(monitor.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM).unwrap();
     let mut seen = String::new();
     monitor.stdout.take().unwrap().read_to_string(&mut seen).unwrap();
     monitor.wait().unwrap();
@@ -105,17 +103,29 @@ fn positions(save: &str) -> HashMap<String, String> {
 fn rules_of(leg: &serde_json::Value) -> Vec<String> {
     let hops = leg["hops"].as_array().unwrap().iter();
     let shown = hops.filter(|hop| hop["kind"] == "rule" && hop["hidden"] == false);
-    shown.map(|hop| hop["name"].as_str().unwrap().to_owned()).collect()
+    shown
+        .map(|hop| hop["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// What the monitor saw: for each packet, the nat rules that it matched, jumps from base chains aside. Lines are
 /// ` TRACE: 2 ID nat:CHAIN:rule:HANDLE:VERDICT  -4 -t nat -A CHAIN …`.
 fn monitored(text: &str, positions: &HashMap<String, String>) -> Vec<Vec<String>> {
     let mut packets: Vec<(String, Vec<String>)> = Vec::new();
-    for line in text.lines().filter(|line| line.contains(" nat:ISTIO_") && line.contains(":rule:")) {
+    for line in text
+        .lines()
+        .filter(|line| line.contains(" nat:ISTIO_") && line.contains(":rule:"))
+    {
         let id = line.split_whitespace().nth(2).unwrap().to_owned();
-        let rule = line.split(" -t nat ").nth(1).unwrap_or_else(|| panic!("{line}")).trim();
-        let position = positions.get(rule).unwrap_or_else(|| panic!("no rule `{rule}` in {positions:?}")).clone();
+        let rule = line
+            .split(" -t nat ")
+            .nth(1)
+            .unwrap_or_else(|| panic!("{line}"))
+            .trim();
+        let position = positions
+            .get(rule)
+            .unwrap_or_else(|| panic!("no rule `{rule}` in {positions:?}"))
+            .clone();
         match packets.iter_mut().find(|(of, _)| *of == id) {
             Some((_, rules)) => rules.push(position),
             None => packets.push((id, vec![position])),
@@ -134,13 +144,20 @@ fn wait_for_subscription(pid: u32) {
         let text = std::fs::read_to_string(&table).unwrap_or_default();
         let listens = |line: &&str| {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let mask = fields.get(3).and_then(|mask| u32::from_str_radix(mask, 16).ok()).unwrap_or(0);
+            let mask = fields
+                .get(3)
+                .and_then(|mask| u32::from_str_radix(mask, 16).ok())
+                .unwrap_or(0);
             fields.get(1) == Some(&"12") && mask & (1 << 8) != 0
         };
         text.lines().filter(listens).count() >= 2
     };
     while !joined() {
-        assert!(std::time::Instant::now() < deadline, "{}", std::fs::read_to_string(&table).unwrap_or_default());
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{}",
+            std::fs::read_to_string(&table).unwrap_or_default()
+        );
         std::thread::yield_now();
     }
 }

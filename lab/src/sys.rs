@@ -1,6 +1,6 @@
 //! Every `unsafe` of this crate: what must happen between fork and exec, and system calls that no crate wraps.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
@@ -20,10 +20,11 @@ pub fn take_descriptor(number: RawFd) -> OwnedFd {
     // and each entry point takes its own once, before anything else could have closed or reused it.
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     // Children of this process have no business with it.
-    drop(nix::fcntl::fcntl(
+    nix::fcntl::fcntl(
         &descriptor,
         nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-    ));
+    )
+    .unwrap_or_default();
     descriptor
 }
 
@@ -187,7 +188,7 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
         for step in ConfineStep::ALL {
             if let Err(errno) = take_step(step, &confinement) {
                 let number = [step as u8];
-                drop(nix::unistd::write(&confinement.failed_step, &number));
+                nix::unistd::write(&confinement.failed_step, &number).unwrap_or_default();
                 return Err(io::Error::from_raw_os_error(errno as i32));
             }
         }
@@ -309,10 +310,9 @@ pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// A C string of text without a zero byte.
+/// A C string; what stands behind a zero byte is left out.
 pub fn c_string(text: &str) -> CString {
-    CString::new(text.replace('\0', ""))
-        .unwrap_or_else(|_| CStr::from_bytes_with_nul(b"\0").unwrap_or_default().to_owned())
+    CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default()
 }
 
 /// Gives a netlink socket to the runtime, so that its messages can be awaited.
@@ -320,5 +320,13 @@ pub(crate) fn await_netlink(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: `Socket` owns its descriptor, has no way to exchange or give it up by reference, and closes it on drop
     // only; the `AsyncFd` owns the `Socket`, so descriptor and registration end together.
     let registered = unsafe { AsyncFd::register(socket) };
+    registered.map_err(io::Error::from)
+}
+
+/// Gives a pidfd to the runtime, so that the end of its process can be awaited.
+pub(crate) fn await_pidfd(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the `AsyncFd` owns the descriptor, which cannot be exchanged or closed by reference, so descriptor and
+    // registration end together.
+    let registered = unsafe { AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE) };
     registered.map_err(io::Error::from)
 }

@@ -54,7 +54,7 @@ pub fn run(sidecar: Sidecar, exec: &[&OsStr]) -> ExitCode {
         Sidecar::DataPlane(_) => c"data-plane",
     };
     // A name in `ps` is a convenience.
-    drop(nix::sys::prctl::set_name(name).is_err());
+    nix::sys::prctl::set_name(name).unwrap_or_default();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),

@@ -347,27 +347,24 @@ impl Proxy {
     pub fn set_listener(&self, config: ListenerConfig, proto: ListenerProto) {
         let config = Rc::new(config);
         let mut listeners = self.listeners.borrow_mut();
-        match listeners.get_mut(&proto.name) {
-            Some(known) => {
-                let moved = known
-                    .active
-                    .as_ref()
-                    .is_some_and(|active| active.address != config.address);
-                if moved && let Some(socket) = known.socket.take() {
-                    socket.abort();
-                }
-                (known.warming, known.proto) = (Some(config), proto);
+        if let Some(known) = listeners.get_mut(&proto.name) {
+            let moved = known
+                .active
+                .as_ref()
+                .is_some_and(|active| active.address != config.address);
+            if moved && let Some(socket) = known.socket.take() {
+                socket.abort();
             }
-            None => {
-                let known = KnownListener {
-                    active: None,
-                    warming: Some(config),
-                    proto,
-                    socket: None,
-                    is_static: false,
-                };
-                listeners.insert(known.proto.name.clone(), known);
-            }
+            (known.warming, known.proto) = (Some(config), proto);
+        } else {
+            let known = KnownListener {
+                active: None,
+                warming: Some(config),
+                proto,
+                socket: None,
+                is_static: false,
+            };
+            listeners.insert(known.proto.name.clone(), known);
         }
     }
 

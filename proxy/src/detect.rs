@@ -7,7 +7,7 @@ pub enum Seen {
     More,
     /// A TLS handshake record (RFC 8446 5.1).
     Tls,
-    /// HTTP, in this version, as Envoy's http_inspector names it.
+    /// HTTP, in this version, as Envoy's `http_inspector` names it.
     Http(&'static str),
     /// Neither.
     Other,

@@ -1,4 +1,8 @@
 //! The one accept loop: original destination, first bytes, filter chain, and on to HTTP or TCP.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever else the first bytes are, it is not what was looked for"
+)]
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -97,13 +101,10 @@ pub async fn accept(proxy: Rc<Proxy>, name: String, socket: TcpListener) {
         .stats
         .counter(&format!("listener.{address}.downstream_cx_total"));
     loop {
-        let (stream, client) = match socket.accept().await {
-            Ok(accepted) => accepted,
-            // The client was gone before it was accepted, or descriptors ran out for a moment.
-            Err(_) => {
-                tokio::task::yield_now().await;
-                continue;
-            }
+        // The client was gone before it was accepted, or descriptors ran out for a moment.
+        let Ok((stream, client)) = socket.accept().await else {
+            tokio::task::yield_now().await;
+            continue;
         };
         total.inc();
         let Some(listener) = proxy.listener(&name) else {

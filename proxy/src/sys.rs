@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, RawFd};
 
 use crate::addr::{Arrival, OriginalDst};
 
-/// `SO_ORIGINAL_DST` and `IP6T_SO_ORIGINAL_DST` (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h).
+/// `SO_ORIGINAL_DST` and `IP6T_SO_ORIGINAL_DST` (`linux/netfilter_ipv4.h`, `linux/netfilter_ipv6/ip6_tables.h`).
 const SO_ORIGINAL_DST: libc::c_int = 80;
 
 /// How a connection came to `local`. Only "no such entry" means that nothing redirected it; any other answer of the
@@ -51,7 +51,7 @@ fn original_v6(socket: RawFd) -> io::Result<SocketAddr> {
 }
 
 fn get<T>(socket: RawFd, level: libc::c_int, value: &mut T) -> io::Result<()> {
-    let mut length = libc::socklen_t::try_from(mem::size_of::<T>()).map_err(io::Error::other)?;
+    let mut length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
     let pointer = std::ptr::from_mut(value).cast();
     // SAFETY: `value` is ours, `length` says its size, and the kernel writes at most that much.
     let done = unsafe { libc::getsockopt(socket, level, SO_ORIGINAL_DST, pointer, &raw mut length) };
@@ -68,13 +68,11 @@ pub fn take_descriptor(number: RawFd) -> File {
     // start.
     let file = unsafe { File::from_raw_fd(number) };
     // Children have no business with it.
-    drop(
-        nix::fcntl::fcntl(
-            &file,
-            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-        )
-        .is_err(),
-    );
+    nix::fcntl::fcntl(
+        &file,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    )
+    .unwrap_or_default();
     file
 }
 
@@ -89,7 +87,7 @@ pub fn die_together(command: &mut std::process::Command) {
 /// Lets a socket that is bound to an address get its port when it connects (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
 pub fn bind_without_port(socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
     let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(mem::size_of_val(&on)).map_err(io::Error::other)?;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
     let (value, option) = (std::ptr::from_ref(&on).cast(), libc::IP_BIND_ADDRESS_NO_PORT);
     // SAFETY: the value is a C int that outlives the call, and the length is its own.
     let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, option, value, length) };

@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// The host as the tools that people use show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Host {
+pub(crate) struct Host {
     links: String,
     addresses: String,
     rules: String,
@@ -20,7 +20,7 @@ pub struct Host {
 
 impl Host {
     /// Looks at it now.
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self {
             links: said("ip", &["-d", "link"]),
             addresses: said("ip", &["-o", "address"]),
@@ -92,7 +92,7 @@ fn mounts() -> BTreeSet<String> {
 }
 
 /// All processes below this one, children of children too, at this moment.
-pub fn descendants(ancestor: u32) -> Vec<i32> {
+pub(crate) fn descendants(ancestor: u32) -> Vec<i32> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {

@@ -1,6 +1,6 @@
 //! Running the real binary: a consuming builder that always compares the exit status and shows all output if it differs.
 
-pub mod host;
+pub(crate) mod host;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 /// The workspace's root.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the crate lies in the workspace")
@@ -18,33 +18,32 @@ pub fn root() -> PathBuf {
 
 /// A call of `lab`, before it is made.
 #[must_use]
-pub struct Lab {
+pub(crate) struct Lab {
     args: Vec<String>,
     scenario: Option<tempfile::NamedTempFile>,
-    env: Vec<(String, String)>,
     /// Run as this user instead of root.
     uid: Option<u32>,
 }
 
 /// What a call of `lab` did.
-pub struct Ended {
+pub(crate) struct Ended {
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Lab {
     /// `lab SUBCOMMAND`.
-    pub fn new(subcommand: &str) -> Self {
+    pub(crate) fn new(subcommand: &str) -> Self {
         Self {
             args: vec![subcommand.to_owned()],
             scenario: None,
-            env: Vec::new(),
+
             uid: None,
         }
     }
 
     /// `lab run --output json` of a file in `scenarios/`.
-    pub fn shipped(name: &str) -> Self {
+    pub(crate) fn shipped(name: &str) -> Self {
         let file = root().join("scenarios").join(name);
         Self::new("run")
             .arg("--output=json")
@@ -52,7 +51,7 @@ impl Lab {
     }
 
     /// `lab run` of this text.
-    pub fn scenario(text: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn scenario(text: impl AsRef<[u8]>) -> Self {
         let mut file = tempfile::Builder::new()
             .suffix(".yaml")
             .tempfile()
@@ -65,25 +64,19 @@ impl Lab {
     }
 
     /// One more argument.
-    pub fn arg(mut self, arg: &str) -> Self {
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());
         self
     }
 
-    /// One more environment variable.
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
     /// As another user than root.
-    pub fn as_user(mut self, uid: u32) -> Self {
+    pub(crate) fn by_user(mut self, uid: u32) -> Self {
         self.uid = Some(uid);
         self
     }
 
     /// The file of `scenario`.
-    pub fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         self.scenario
             .as_ref()
             .expect("made by `scenario`")
@@ -96,10 +89,7 @@ impl Lab {
     fn command(&self) -> Command {
         use std::os::unix::process::CommandExt as _;
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-        command
-            .args(&self.args)
-            .envs(self.env.iter().cloned())
-            .stdin(Stdio::null());
+        command.args(&self.args).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid);
@@ -108,13 +98,13 @@ impl Lab {
     }
 
     /// Starts it, and leaves it to the caller to end it.
-    pub fn spawn(&self) -> Child {
+    pub(crate) fn spawn(&self) -> Child {
         self.command().spawn().expect("starting lab")
     }
 
     /// Runs it to its end, which must be this exit status.
     #[track_caller]
-    pub fn status(self, expected: i32) -> Ended {
+    pub(crate) fn status(self, expected: i32) -> Ended {
         let output = self.command().output().expect("running lab");
         let ended = Ended {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -136,13 +126,13 @@ impl Lab {
 impl Ended {
     /// Standard output as one JSON document.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 
     /// The legs of a pod in a step, by the beginning of the step's name.
     #[track_caller]
-    pub fn legs(&self, step: &str, pod: &str) -> Vec<String> {
+    pub(crate) fn legs(&self, step: &str, pod: &str) -> Vec<String> {
         let document = self.json();
         let steps = document["scenarios"][0]["steps"]
             .as_array()

@@ -54,7 +54,8 @@ impl App {
 
 /// Runs until SIGTERM.
 pub fn run(args: Args) -> ExitCode {
-    drop(nix::sys::prctl::set_name(c"lab-app").is_err());
+    // A name in `ps` is a convenience.
+    nix::sys::prctl::set_name(c"lab-app").unwrap_or_default();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("starting the runtime: {error}")),

@@ -17,7 +17,7 @@ use crate::report::{LabError, RunEvent, ScenarioReport, json};
 use crate::scenario::{self, Loaded};
 use crate::within::within;
 use crate::world::preflight;
-use crate::world::supervisor::{WorldProcess, spawn_world};
+use crate::world::supervisor::spawn_world;
 
 /// How long an interrupted lab may take to come down before it is killed; the kernel then removes what is left.
 const TEARDOWN: Duration = Duration::from_secs(10);

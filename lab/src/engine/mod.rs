@@ -1,7 +1,7 @@
 //! The steps of a scenario, in order, in a lab that is built for them and taken down after them.
 //!
 //! This runs in the world process, on one thread: a `current_thread` runtime and a `LocalSet`. Every task belongs to
-//! the [`lab::Lab`] and ends with it.
+//! the `Lab` and ends with it.
 
 mod lab;
 mod life;
@@ -14,7 +14,7 @@ mod steps;
 mod up;
 pub mod wire;
 
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::time::Instant;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};

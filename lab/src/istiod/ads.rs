@@ -3,7 +3,7 @@
 //! State of the world. Within a push, types go in the order CDS, EDS, LDS, RDS, and a type waits until what was sent of
 //! the ones before it is answered, so that nothing refers to what is not there yet.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -177,14 +177,15 @@ impl State {
                 // A stream that is gone is taken off when its requests end.
                 drop(stream.outgoing.send(Ok(response)));
             }
-            if !watched.is_settled() && !(by_name && watched.names.is_empty()) {
+            let asks_nothing = by_name && watched.names.is_empty();
+            if !asks_nothing && !watched.is_settled() {
                 return;
             }
         }
     }
 
     /// True if a stream has everything of the present generation, or refused it.
-    fn is_synced(&self, stream: &Connected) -> bool {
+    fn is_synced(stream: &Connected) -> bool {
         Kind::ALL.iter().all(|kind| {
             let Some(watched) = stream.watched.get(kind) else {
                 return false;
@@ -203,12 +204,7 @@ impl State {
             return;
         }
         let is_free = |stream: &&Connected| !self.held.iter().any(|(pod, _)| *pod == stream.pod);
-        if self
-            .streams
-            .values()
-            .filter(is_free)
-            .all(|stream| self.is_synced(stream))
-        {
+        if self.streams.values().filter(is_free).all(Self::is_synced) {
             self.told = self.generation;
             self.report(Report::Synced {
                 generation: self.generation,
@@ -357,24 +353,23 @@ impl AggregatedDiscoveryService for Ads {
         let reader = async move {
             let mut place: Option<Place> = None;
             while let Some(Ok(request)) = requests.next().await {
-                let place = match &place {
-                    Some(place) => place,
-                    None => {
-                        let node_id = request
-                            .node
-                            .as_ref()
-                            .map(|node| node.id.clone())
-                            .unwrap_or_default();
-                        let connected = lock(&state).connect(&node_id, outgoing.clone());
-                        match connected {
-                            Ok(id) => place.insert(Place {
-                                state: Arc::clone(&state),
-                                id,
-                            }),
-                            Err(status) => {
-                                drop(outgoing.send(Err(status)));
-                                return;
-                            }
+                let place = if let Some(place) = &place {
+                    place
+                } else {
+                    let node_id = request
+                        .node
+                        .as_ref()
+                        .map(|node| node.id.clone())
+                        .unwrap_or_default();
+                    let connected = lock(&state).connect(&node_id, outgoing.clone());
+                    match connected {
+                        Ok(id) => place.insert(Place {
+                            state: Arc::clone(&state),
+                            id,
+                        }),
+                        Err(status) => {
+                            drop(outgoing.send(Err(status)));
+                            return;
                         }
                     }
                 };

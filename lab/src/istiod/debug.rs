@@ -82,14 +82,18 @@ fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
 /// What each proxy has of each type, as `istioctl proxy-status` reads it.
 fn syncz(state: &State) -> Value {
     let status = |watched: Option<&Watched>| match watched {
-        None => "NOT_SENT",
+        None
+        | Some(Watched {
+            sent: None,
+            nacked: None,
+            ..
+        }) => "NOT_SENT",
         Some(Watched { nacked: Some(_), .. }) => "ERROR",
         Some(Watched {
             sent: Some((sent, _)),
             acked,
             ..
         }) if acked.as_ref() == Some(sent) => "SYNCED",
-        Some(Watched { sent: None, .. }) => "NOT_SENT",
         Some(_) => "STALE",
     };
     let one = |stream: &super::ads::Connected| {

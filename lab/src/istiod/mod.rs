@@ -1,7 +1,7 @@
 //! The control plane (`lab istiod`): an ADS server that serves Istio's resources, a process of its own in its own pod.
 //!
 //! What it knows it is told over a control socket ([`registry`]); what each proxy gets of it is worked out by pure
-//! functions ([`snapshot`]); who has what is kept by [`ads`]; and [`debug`] shows it.
+//! functions (`snapshot`); who has what is kept by `ads`; and `debug` shows it.
 
 mod ads;
 mod clusters;
@@ -44,7 +44,8 @@ type Reports = mpsc::UnboundedSender<Report>;
 
 /// Runs until the control socket ends.
 pub fn run(args: Args) -> ExitCode {
-    drop(nix::sys::prctl::set_name(c"istiod").is_err());
+    // A name in `ps` is a convenience.
+    nix::sys::prctl::set_name(c"istiod").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(serve(&args)),

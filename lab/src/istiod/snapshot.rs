@@ -90,6 +90,7 @@ impl Snapshot {
     }
 
     /// The names of a type's resources.
+    #[cfg(test)]
     pub(super) fn names(&self, kind: Kind) -> impl Iterator<Item = &str> {
         self.resources
             .get(&kind)

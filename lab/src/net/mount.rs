@@ -146,7 +146,7 @@ pub fn pod_namespace(pod: &PodFiles<'_>, netns: &NetNs) -> Result<OwnedFd, Error
     };
     std::thread::scope(|scope| {
         let built = scope.spawn(|| build_pod_namespace(pod, netns, &dir)).join();
-        built.map_err(|_| failed(io::Error::other("its thread panicked")))?
+        built.map_err(|_panic| failed(io::Error::other("its thread panicked")))?
     })
 }
 
@@ -184,9 +184,8 @@ fn overlay_file(target: &Path, content: &str, dir: &Path) -> Result<(), Error> {
         path: source.clone(),
         source: error,
     })?;
-    let target = match fs::canonicalize(target) {
-        Ok(real) => real,
-        Err(_) => return overlay_dir(target, dir),
+    let Ok(target) = fs::canonicalize(target) else {
+        return overlay_dir(target, dir);
     };
     mounted(
         "a pod's file",

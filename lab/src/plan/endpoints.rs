@@ -173,7 +173,7 @@ fn route(scenario: &Scenario, route: &HttpRoute) -> Route {
             .map(|destination| Destination {
                 service: scenario.services[destination.service].name.clone(),
                 subset: destination.subset.clone(),
-                port: destination.port.map(std::num::NonZeroU16::get),
+                port: destination.port.map(NonZeroU16::get),
                 weight: destination.weight,
             })
             .collect(),

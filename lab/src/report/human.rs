@@ -189,12 +189,11 @@ fn push_article(text: &mut String, article: &str, step: &StepReport) {
 
 fn push_finding(text: &mut String, finding: &FindingReport) {
     push(text, format_args!("{INDENT}{RED}{}{RED:#}\n", finding.what));
-    match finding.differs_at {
-        Some(place) => push_difference(text, finding, place),
-        None => {
-            push_lines(text, "expected", &finding.expected);
-            push_lines(text, "observed", &finding.observed);
-        }
+    if let Some(place) = finding.differs_at {
+        push_difference(text, finding, place);
+    } else {
+        push_lines(text, "expected", &finding.expected);
+        push_lines(text, "observed", &finding.observed);
     }
 }
 

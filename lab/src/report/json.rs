@@ -14,7 +14,9 @@ fn scenario(report: &ScenarioReport) -> Value {
     let result = match report.exit() {
         Exit::Held => "pass",
         Exit::Failed => "fail",
-        _ => "error",
+        Exit::Usage | Exit::Machine | Exit::Lab | Exit::Unobserved | Exit::Interrupted | Exit::Terminated => {
+            "error"
+        }
     };
     json!({
         "name": report.name,

@@ -1,4 +1,8 @@
 //! `mesh`, and the interception options of mesh and pods.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a YAML value of any other kind is the same mistake"
+)]
 
 use std::collections::BTreeMap;
 

@@ -53,7 +53,7 @@ pub enum LoadError {
 pub struct Mistakes {
     file: String,
     lines: Vec<String>,
-    mistakes: Vec<Mistake>,
+    found: Vec<Mistake>,
 }
 
 /// One mistake.
@@ -92,23 +92,23 @@ impl Mistakes {
         Self {
             file: file.to_owned(),
             lines: text.lines().map(str::to_owned).collect(),
-            mistakes,
+            found: mistakes,
         }
     }
 
     /// Where each is, in order.
     pub fn locations(&self) -> impl Iterator<Item = Location> {
-        self.mistakes.iter().map(|mistake| mistake.place.location)
+        self.found.iter().map(|mistake| mistake.place.location)
     }
 
     /// As a person reads them.
     pub fn render(&self) -> String {
         let mut text: String = self
-            .mistakes
+            .found
             .iter()
             .map(|it| render(&self.file, &self.lines, it, "error", RED))
             .collect();
-        let number = self.mistakes.len();
+        let number = self.found.len();
         let mistakes = if number == 1 {
             "1 mistake".to_owned()
         } else {

@@ -99,16 +99,15 @@ fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
         &services,
         &destination_rules,
     );
-    let pods = match fields.get("pods") {
-        Some(at) => pods::read(reader, at, &mesh.interception),
-        None => {
-            reader.wrong(
-                &root,
-                "no `pods`",
-                "a scenario needs at least one pod and one step",
-            );
-            Vec::new()
-        }
+    let pods = if let Some(at) = fields.get("pods") {
+        pods::read(reader, at, &mesh.interception)
+    } else {
+        reader.wrong(
+            &root,
+            "no `pods`",
+            "a scenario needs at least one pod and one step",
+        );
+        Vec::new()
     };
     for service in &services {
         let none = !pods
@@ -131,12 +130,11 @@ fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
         }
     }
     let names = Names::new(&pods);
-    let steps = match fields.get("steps") {
-        Some(at) => steps::read(reader, at, &names),
-        None => {
-            reader.wrong(&root, "no `steps`", "a scenario needs at least one step");
-            Vec::new()
-        }
+    let steps = if let Some(at) = fields.get("steps") {
+        steps::read(reader, at, &names)
+    } else {
+        reader.wrong(&root, "no `steps`", "a scenario needs at least one step");
+        Vec::new()
     };
     Some(Scenario {
         name,

@@ -1,4 +1,8 @@
 //! `services`, `destinationRules`, `virtualServices`.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a YAML value of any other kind is the same mistake"
+)]
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -62,12 +66,11 @@ pub(super) fn services(reader: &Reader<'_>, at: Option<At<'_>>) -> Vec<Service> 
         let Some((fields, name_at)) = unwrapped(reader, &item, known) else {
             continue;
         };
-        let name = match &name_at {
-            Some(at) => label(reader, at, "service"),
-            None => {
-                reader.wrong(&item, "a service without `name`", "write `name: NAME`");
-                None
-            }
+        let name = if let Some(at) = &name_at {
+            label(reader, at, "service")
+        } else {
+            reader.wrong(&item, "a service without `name`", "write `name: NAME`");
+            None
         };
         let ports = service_ports(reader, &item, &fields, name.as_deref());
         let Some(name) = name else { continue };

@@ -32,7 +32,7 @@ pub(super) fn text(bytes: &[u8]) -> Result<String, String> {
         Ok(text) => Ok(text.to_owned()),
         Err(error) => {
             let before = &bytes[..error.valid_up_to()];
-            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            let line = String::from_utf8_lossy(before).lines().count().max(1);
             Err(format!(
                 "is not UTF-8 (line {line}, byte {}): save it as UTF-8",
                 error.valid_up_to()

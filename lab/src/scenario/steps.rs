@@ -93,8 +93,7 @@ fn action(reader: &Reader<'_>, name: &str, at: At<'_>, names: &Names<'_>, depth:
             let (target, fields) = target(reader, at, names, &["signal"])?;
             let signal = fields
                 .get("signal")
-                .map(|at| signal(reader, at))
-                .unwrap_or(Some(Signal::SIGKILL))?;
+                .map_or(Some(Signal::SIGKILL), |at| signal(reader, at))?;
             Some(Action::Kill(target, signal as i32))
         }
         "wait" => wait(reader, at, names),
@@ -147,7 +146,9 @@ fn placeholders(reader: &Reader<'_>, at: &At<'_>, text: &str, names: &Names<'_>)
         let name = part.split('}').next().unwrap_or_default();
         match name.strip_suffix(".ip") {
             Some("self" | "istiod") => {}
-            Some(pod) => drop(names.pod(reader, at, pod, &format!("`${{{name}}}`"))),
+            Some(pod) => {
+                let _known = names.pod(reader, at, pod, &format!("`${{{name}}}`"));
+            }
             None => reader.wrong(
                 at,
                 &format!("`${{{name}}}` is unknown"),

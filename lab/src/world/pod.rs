@@ -1,4 +1,5 @@
 //! Pods: a network namespace behind a routed veth pair, and a mount namespace with files of its own.
+#![expect(clippy::result_large_err, reason = "made a few times a run, and told at once")]
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;

@@ -7,7 +7,6 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
@@ -52,7 +51,7 @@ pub fn spawn_world() -> Result<WorldProcess, Error> {
     let args = ["lab", "__world", "--control-fd", &CONTROL.to_string()].map(sys::c_string);
     let pid = sys::clone_world(&image, &args, &OwnedFd::from(theirs), CONTROL).map_err(Error::Clone)?;
     let pidfd = sys::pidfd_open(pid).map_err(|errno| failed("a pidfd")(errno.into()))?;
-    let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE).map_err(failed("waiting for its end"))?;
+    let pidfd = sys::await_pidfd(pidfd).map_err(failed("waiting for its end"))?;
     ours.set_nonblocking(true).map_err(failed("its control socket"))?;
     let control = UnixStream::from_std(ours).map_err(failed("its control socket"))?;
     Ok(WorldProcess {
@@ -99,7 +98,7 @@ impl WorldProcess {
     pub fn kill(&self) {
         if !self.ended {
             // An error can only mean that it has ended already.
-            drop(kill(self.pid, Signal::SIGKILL));
+            kill(self.pid, Signal::SIGKILL).unwrap_or_default();
         }
     }
 }
@@ -108,7 +107,8 @@ impl Drop for WorldProcess {
     fn drop(&mut self) {
         if !self.ended {
             self.kill();
-            drop(waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED));
+            // Reaped, or gone already.
+            let _status = waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED);
         }
     }
 }
@@ -117,6 +117,10 @@ fn describe(status: WaitStatus) -> String {
     match status {
         WaitStatus::Exited(_, code) => format!("exit status {code}"),
         WaitStatus::Signaled(_, signal, _) => format!("killed by {signal}"),
-        other => format!("{other:?}"),
+        other @ (WaitStatus::Stopped(..)
+        | WaitStatus::PtraceEvent(..)
+        | WaitStatus::PtraceSyscall(_)
+        | WaitStatus::Continued(_)
+        | WaitStatus::StillAlive) => format!("{other:?}"),
     }
 }

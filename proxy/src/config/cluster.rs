@@ -88,7 +88,7 @@ impl ClusterConfig {
             idle_timeout: match common.and_then(|common| common.idle_timeout.as_ref()) {
                 Some(idle) => limit(Some(idle)),
                 // HttpProtocolOptions.idle_timeout: an hour unless said otherwise.
-                None => Some(Duration::from_secs(3600)),
+                None => Some(Duration::from_hours(1)),
             },
         })
     }

@@ -135,6 +135,10 @@ impl FilterChain {
 }
 
 impl Skip {
+    fn of(range: std::ops::Range<u32>) -> Self {
+        Self(std::iter::once(range).collect())
+    }
+
     /// True if the filter is off for this destination port.
     pub fn skips(&self, port: u16) -> bool {
         self.0.iter().any(|range| range.contains(&u32::from(port)))
@@ -171,7 +175,7 @@ impl ListenerConfig {
             config.chains.push(Rc::new(self::chain(name, chain)?));
         }
         if let Some(default) = &listener.default_filter_chain {
-            config.default_chain = Some(Rc::new(self::chain(name, default)?));
+            config.default_chain = Some(Rc::new(chain(name, default)?));
         }
         if config.chains.is_empty() && config.default_chain.is_none() {
             return Err(Refused::new(name, "filter_chains", "no filter chains specified"));
@@ -187,10 +191,10 @@ impl ListenerConfig {
         let kind = any.type_url.rsplit('/').next().unwrap_or_default();
         match kind {
             "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
-                self.tls_inspector = Some(skip)
+                self.tls_inspector = Some(skip);
             }
             "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => {
-                self.http_inspector = Some(skip)
+                self.http_inspector = Some(skip);
             }
             // The original destination is always read: a connection that was not redirected has none.
             "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {}
@@ -263,7 +267,7 @@ fn skip(listener: &str, off: Option<&proto::ListenerFilterChainMatchPredicate>) 
         Some(predicate::Rule::DestinationPortRange(range)) => {
             let (start, end) = (u32::try_from(range.start), u32::try_from(range.end));
             match (start, end) {
-                (Ok(start), Ok(end)) => Ok(Skip(vec![start..end])),
+                (Ok(start), Ok(end)) => Ok(Skip::of(start..end)),
                 _ => Err(refused()),
             }
         }
@@ -274,7 +278,7 @@ fn skip(listener: &str, off: Option<&proto::ListenerFilterChainMatchPredicate>) 
             }
             Ok(Skip(all))
         }
-        Some(predicate::Rule::AnyMatch(true)) => Ok(Skip(vec![0..65_536])),
+        Some(predicate::Rule::AnyMatch(true)) => Ok(Skip::of(0..65_536)),
         _ => Err(refused()),
     }
 }
@@ -381,7 +385,7 @@ fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<Http
             .collect(),
         stream_idle_timeout: match &hcm.stream_idle_timeout {
             Some(timeout) => limit(Some(timeout)),
-            None => Some(Duration::from_secs(300)),
+            None => Some(Duration::from_mins(5)),
         },
     })
 }
@@ -403,7 +407,7 @@ fn tcp(listener: &str, field: &str, tcp: &TcpProxy) -> Result<TcpConfig, Refused
         // TcpProxy.idle_timeout: an hour unless said otherwise.
         idle_timeout: match &tcp.idle_timeout {
             Some(timeout) => limit(Some(timeout)),
-            None => Some(Duration::from_secs(3600)),
+            None => Some(Duration::from_hours(1)),
         },
     })
 }

@@ -112,6 +112,10 @@ pub struct Forward {
 }
 
 /// When and how often a request is tried again.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a set of independent conditions, as `retry_on` lists them"
+)]
 #[derive(Debug, Clone, Default)]
 pub struct Retry {
     /// How often beyond the first time.
@@ -338,11 +342,12 @@ fn route(table: &str, route: &proto::Route, default: Option<&proto::RetryPolicy>
         Some(value) if !value.value => Case::Insensitive,
         _ => Case::Sensitive,
     };
-    use proto::route_match::PathSpecifier;
     let path = match &wanted.path_specifier {
-        Some(PathSpecifier::Prefix(prefix)) => PathMatch::Prefix(prefix.clone(), case),
-        Some(PathSpecifier::Path(path)) => PathMatch::Exact(path.clone(), case),
-        Some(PathSpecifier::SafeRegex(regex)) => PathMatch::Regex(self::regex(table, &field, &regex.regex)?),
+        Some(proto::route_match::PathSpecifier::Prefix(prefix)) => PathMatch::Prefix(prefix.clone(), case),
+        Some(proto::route_match::PathSpecifier::Path(path)) => PathMatch::Exact(path.clone(), case),
+        Some(proto::route_match::PathSpecifier::SafeRegex(regex)) => {
+            PathMatch::Regex(self::regex(table, &field, &regex.regex)?)
+        }
         Some(_) => return Err(refused("this kind of path match is not supported")),
         None => return Err(refused("no path_specifier")),
     };
@@ -396,7 +401,7 @@ fn header_match(table: &str, field: &str, header: &proto::HeaderMatcher) -> Resu
         Some(Specifier::SuffixMatch(text)) => Wanted::Text(TextMatch::Suffix(text.clone())),
         Some(Specifier::ContainsMatch(text)) => Wanted::Text(TextMatch::Contains(text.clone())),
         Some(Specifier::SafeRegexMatch(matcher)) => {
-            Wanted::Text(TextMatch::Regex(self::regex(table, field, &matcher.regex)?))
+            Wanted::Text(TextMatch::Regex(regex(table, field, &matcher.regex)?))
         }
         Some(Specifier::RangeMatch(_)) => {
             return Err(Refused::new(table, field, "range_match is not supported"));
@@ -416,9 +421,7 @@ fn text_match(table: &str, field: &str, matcher: &StringMatcher) -> Result<TextM
         Some(MatchPattern::Prefix(text)) => Ok(TextMatch::Prefix(text.clone())),
         Some(MatchPattern::Suffix(text)) => Ok(TextMatch::Suffix(text.clone())),
         Some(MatchPattern::Contains(text)) => Ok(TextMatch::Contains(text.clone())),
-        Some(MatchPattern::SafeRegex(matcher)) => {
-            Ok(TextMatch::Regex(self::regex(table, field, &matcher.regex)?))
-        }
+        Some(MatchPattern::SafeRegex(matcher)) => Ok(TextMatch::Regex(regex(table, field, &matcher.regex)?)),
         Some(MatchPattern::Custom(_)) | None => Err(Refused::new(
             table,
             field,

@@ -20,6 +20,7 @@ use crate::within::{at_most, back_off};
 const BACK_OFF: Duration = Duration::from_millis(25);
 
 /// A request to be forwarded.
+#[derive(Debug)]
 pub struct Outgoing<'a> {
     /// Where requests of this route go.
     pub forward: &'a Forward,
@@ -38,6 +39,7 @@ pub struct Outgoing<'a> {
 }
 
 /// What became of a forwarded request.
+#[derive(Debug)]
 pub struct Forwarded {
     /// The host that was tried last.
     pub host: Option<SocketAddr>,

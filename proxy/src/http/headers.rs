@@ -127,7 +127,7 @@ pub fn to_downstream(config: &HttpConfig, headers: &mut HeaderMap, took: Duratio
     headers.insert(SERVICE_TIME, HeaderValue::from(millis));
 }
 
-/// The `server` header (HttpConnectionManager.server_header_transformation OVERWRITE).
+/// The `server` header (`HttpConnectionManager.server_header_transformation` OVERWRITE).
 pub fn own_server(config: &HttpConfig, headers: &mut HeaderMap) {
     if let Ok(name) = HeaderValue::from_str(&config.server_name) {
         headers.insert(header::SERVER, name);

@@ -179,9 +179,8 @@ pub async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> R
     let (mut parts, body) = request.into_parts();
     let authority = authority(&parts);
     let mut ending = Ending::new(&connection, &parts, authority.as_deref().unwrap_or_default());
-    let config = match connection.config() {
-        Some(config) => config,
-        None => return own(None, ending, Own::empty(500, "no_http_configuration")),
+    let Some(config) = connection.config() else {
+        return own(None, ending, Own::empty(500, "no_http_configuration"));
     };
     if parts.version == Version::HTTP_10 || parts.version == Version::HTTP_09 {
         ending.flags.set(Flags::DOWNSTREAM_PROTOCOL_ERROR);
