@@ -1,6 +1,7 @@
 //! The access log that every listener of Istio's has here: JSON on standard output, with the listener's name in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substitution_format_string};
@@ -9,8 +10,17 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value};
 use envoy_types::util::pack_any;
 use proxy::bootstrap::LOG_FIELDS;
 
-/// The access log of a listener.
+/// The access log of a listener. It is encoded once: the fields are a map without order, so that each encoding of them
+/// would be another text, and every push of listeners look like a change.
 pub(super) fn access_log(listener: &str) -> AccessLog {
+    static MADE: Mutex<BTreeMap<String, AccessLog>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(listener.to_owned())
+        .or_insert_with(|| encode(listener))
+        .clone()
+}
+
+fn encode(listener: &str) -> AccessLog {
     let text = |text: &str| Value {
         kind: Some(value::Kind::StringValue(text.to_owned())),
     };

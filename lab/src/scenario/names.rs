@@ -1,6 +1,6 @@
 //! Names resolved once, to ids: pods, their containers, their processes, their gates.
 
-use super::fields::{At, Reader, suggestion};
+use super::fields::{At, Reader, nearest, suggestion};
 use super::model::{Actor, ContainerId, Gate, Pod, PodId, ProcessName, Target, Workload, XdsType};
 
 /// The pods of a scenario, to look names up in.
@@ -22,11 +22,10 @@ impl<'p> Names<'p> {
         let found = self.pods.iter().position(|pod| pod.name == name).map(PodId);
         if found.is_none() {
             let known: Vec<&str> = self.pods.iter().map(|pod| pod.name.as_str()).collect();
-            let help = format!(
-                "{}; pods are: {}",
-                suggestion(name, "pods", &known),
-                known.join(", ")
-            );
+            let help = match nearest(name, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`? pods are: {}", known.join(", ")),
+                None => format!("pods are: {}", known.join(", ")),
+            };
             reader.wrong(
                 at,
                 &format!("{what} names pod `{name}`, which is not there"),

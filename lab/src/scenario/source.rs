@@ -225,7 +225,7 @@ mod tests {
         refused("a: 1\nb: 2\na: 3\n", "a second time", 3);
         refused("a: 1\n---\nb: 2\n", "second document", 2);
         refused("a: &x 1\nb: *x\n", "an alias", 2);
-        refused("a: [", "", 1);
+        refused("a: [", "did not find expected node", 2);
         refused(&"[".repeat(100), "too deeply", 1);
     }
 }

@@ -105,7 +105,7 @@ fn each_mistake_is_told_at_its_place() {
     );
     refused(
         "release: {pod: web-v1, gates: [sidecar]}",
-        "release: {pod: web-v1, gates: [sidecar]}\n    expect: {status: 200}",
+        "expect: {status: 200}\n    release: {pod: web-v1, gates: [sidecar]}",
         "could never hold",
     );
     refused(
@@ -144,11 +144,11 @@ fn a_mistake_is_rendered_with_its_line_and_a_mark() {
     let said = parse("s.yaml", text).unwrap_err().render();
     insta::assert_snapshot!(anstream::adapter::strip_str(&said).to_string(), @r"
     error: `from` names pod `b`, which is not there
-     --> s.yaml:2:25
+     --> s.yaml:2:26
       |
     2 | steps: [{request: {from: b, url: 'http://a/'}}]
-      |                         ^
-      = help: pods are: a; pods are: a
+      |                          ^
+      = help: pods are: a
 
     error: 1 mistake in s.yaml; nothing was created
     ");
