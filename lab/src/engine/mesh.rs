@@ -147,8 +147,10 @@ pub(super) async fn follow(lab: Rc<Lab>) {
 async fn publish(lab: &Lab, set: &BTreeSet<PodId>, generation: u64) -> Result<(), String> {
     let registry = lab.plan.registry(&lab.scenario, set);
     let services = lab.plan.kube_proxy(&registry);
-    tell(lab, &Command::State { generation, registry }).await?;
-    lab.apply_services(&services).await?;
+    // The kernel takes its time to commit rules (an RCU grace period); the sidecars are told meanwhile.
+    let command = Command::State { generation, registry };
+    let (told, applied) = tokio::join!(tell(lab, &command), lab.apply_services(&services));
+    told.and(applied)?;
     lab.watched.change(|state| state.routed = generation);
     Ok(())
 }
