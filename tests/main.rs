@@ -9,6 +9,7 @@
 
 mod support;
 
+mod answers;
 mod exit_codes;
 mod failures;
 mod host_untouched;

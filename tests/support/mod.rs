@@ -102,20 +102,25 @@ impl Lab {
         self.command().spawn().expect("starting lab")
     }
 
-    /// Runs it to its end, which must be this exit status.
-    #[track_caller]
-    pub(crate) fn status(self, expected: i32) -> Ended {
+    /// Runs it to its end, whichever that is.
+    pub(crate) fn any_status(&self) -> (Option<i32>, Ended) {
         let output = self.command().output().expect("running lab");
         let ended = Ended {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         };
+        (output.status.code(), ended)
+    }
+
+    /// Runs it to its end, which must be this exit status.
+    #[track_caller]
+    pub(crate) fn status(self, expected: i32) -> Ended {
+        let (code, ended) = self.any_status();
         assert_eq!(
-            output.status.code(),
+            code,
             Some(expected),
-            "lab {:?}: {}\n--- stdout\n{}\n--- stderr\n{}",
+            "lab {:?}\n--- stdout\n{}\n--- stderr\n{}",
             self.args,
-            output.status,
             ended.stdout,
             ended.stderr
         );

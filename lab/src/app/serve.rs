@@ -1,5 +1,6 @@
 //! The servers of a built-in workload.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::{App, calls};
@@ -87,26 +89,45 @@ async fn connection(app: Rc<App>, mut stream: TcpStream, peer: std::net::SocketA
             return Ok(());
         }
     }
-    if let Some(act) = Misbehaviour::of(&prefix) {
-        return act.act(stream).await;
-    }
     let is_http2 = prefix.starts_with(PREFACE);
-    let service = service_fn(move |request| {
-        let app = Rc::clone(&app);
-        async move { Ok::<_, Infallible>(answer(&app, request, peer).await) }
+    let asked: Rc<Asked> = Rc::default();
+    let service_asked = Rc::clone(&asked);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (app, asked) = (Rc::clone(&app), Rc::clone(&service_asked));
+        async move {
+            if let Some(act) = Misbehaviour::of(request.uri().path()) {
+                asked.act.set(Some(act));
+                asked.bell.notify_one();
+                // The connection is taken away before this could answer.
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, Infallible>(answer(&app, request, peer).await)
+        }
     });
     let io = TokioIo::new(Prefixed { prefix, stream });
-    let served = if is_http2 {
-        hyper::server::conn::http2::Builder::new(LocalExecutor)
+    if is_http2 {
+        let served = hyper::server::conn::http2::Builder::new(LocalExecutor)
             .serve_connection(io, service)
-            .await
-    } else {
-        hyper::server::conn::http1::Builder::new()
-            .half_close(true)
-            .serve_connection(io, service)
-            .await
-    };
-    served.map_err(io::Error::other)
+            .await;
+        return served.map_err(io::Error::other);
+    }
+    let mut served = hyper::server::conn::http1::Builder::new()
+        .half_close(true)
+        .serve_connection(io, service);
+    tokio::select! {
+        ended = &mut served => ended.map_err(io::Error::other),
+        () = asked.bell.notified() => match asked.act.take() {
+            Some(act) => act.act(served.into_parts().io.into_inner().stream).await,
+            None => Ok(()),
+        },
+    }
+}
+
+/// How a request asked its connection to misbehave.
+#[derive(Debug, Default)]
+struct Asked {
+    act: Cell<Option<Misbehaviour>>,
+    bell: Notify,
 }
 
 /// Answers that are no proper HTTP, by path.
@@ -120,15 +141,13 @@ enum Misbehaviour {
 }
 
 impl Misbehaviour {
-    fn of(request: &[u8]) -> Option<Self> {
-        let line = request.split(|byte| *byte == b'\r').next()?;
-        let path = line.split(|byte| *byte == b' ').nth(1)?;
+    fn of(path: &str) -> Option<Self> {
         match path {
-            b"/close" => Some(Self::Close),
-            b"/reset" => Some(Self::Reset),
-            b"/garbage" => Some(Self::Garbage),
-            b"/truncate" => Some(Self::Truncate),
-            b"/hang" => Some(Self::Hang),
+            "/close" => Some(Self::Close),
+            "/reset" => Some(Self::Reset),
+            "/garbage" => Some(Self::Garbage),
+            "/truncate" => Some(Self::Truncate),
+            "/hang" => Some(Self::Hang),
             _ => None,
         }
     }
