@@ -177,9 +177,11 @@ async fn metrics(shared: &Shared) -> String {
     let [envoy, app] = ERRORS.with(std::cell::Cell::get);
     let uptime = STARTED.with(Instant::elapsed).as_secs_f64();
     text.push_str(&format!(
-        "# TYPE istio_agent_scrape_failures_total counter\n\
+        "# HELP istio_agent_scrape_failures_total Scrapes of the data plane or the app that gave nothing.\n\
+         # TYPE istio_agent_scrape_failures_total counter\n\
          istio_agent_scrape_failures_total{{type=\"envoy\"}} {envoy}\n\
          istio_agent_scrape_failures_total{{type=\"application\"}} {app}\n\
+         # HELP istio_agent_uptime_seconds Since the agent started.\n\
          # TYPE istio_agent_uptime_seconds gauge\nistio_agent_uptime_seconds {uptime}\n"
     ));
     text

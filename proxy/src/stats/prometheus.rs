@@ -33,7 +33,11 @@ pub fn render(stats: &Stats) -> String {
             Kind::Gauge => "gauge",
         };
         #[expect(clippy::expect_used, reason = "invariant: a String takes every write")]
-        writeln!(text, "# TYPE {name} {kind}").expect("a String takes every write");
+        writeln!(
+            text,
+            "# HELP {name} Statistic of this name.\n# TYPE {name} {kind}"
+        )
+        .expect("a String takes every write");
         text.extend(lines);
     }
     text
