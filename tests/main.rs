@@ -15,5 +15,6 @@ mod failures;
 mod host_untouched;
 mod pods;
 mod scenarios;
+mod tidy;
 mod usage;
 mod xtables_monitor;
