@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md is the map. Modules stand here in reading order; each may use those above it.
 
+pub mod causes;
 pub mod path;
 pub mod within;
 

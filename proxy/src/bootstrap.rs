@@ -26,7 +26,7 @@ use envoy_types::pb::google::protobuf::{Duration, Struct, Value, value};
 use envoy_types::util::pack_any;
 
 /// The keys of an access log in JSON, and what each holds; `listener` is the listener's name.
-pub const LOG_FIELDS: [(&str, &str); 26] = [
+const LOG_FIELDS: [(&str, &str); 26] = [
     ("authority", "%REQ(:AUTHORITY)%"),
     ("bytes_received", "%BYTES_RECEIVED%"),
     ("bytes_sent", "%BYTES_SENT%"),
@@ -216,8 +216,8 @@ fn static_listener(name: &str, address: SocketAddr, path: &str, cluster: &str) -
     }
 }
 
-/// An access log in JSON on standard output.
-fn json_log(listener: &str) -> AccessLog {
+/// An access log in JSON on standard output, with the keys that the control plane's listeners have too.
+pub fn json_log(listener: &str) -> AccessLog {
     let text = |text: &str| Value {
         kind: Some(value::Kind::StringValue(text.to_owned())),
     };

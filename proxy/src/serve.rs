@@ -30,6 +30,18 @@ pub struct Prefixed {
     stream: TcpStream,
 }
 
+impl Prefixed {
+    /// A connection of which these bytes were read already.
+    pub const fn new(prefix: BytesMut, stream: TcpStream) -> Self {
+        Self { prefix, stream }
+    }
+
+    /// The connection, without the bytes that were read of it.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+}
+
 impl AsyncRead for Prefixed {
     fn poll_read(
         mut self: Pin<&mut Self>,

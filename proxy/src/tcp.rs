@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::access_log::{Flags, Record};
 use crate::addr::Downstream;
+use crate::config::choose_by_weight;
 use crate::config::listener::{FilterChain, TcpConfig};
 use crate::data_plane::Proxy;
 use crate::serve::Prefixed;
@@ -77,28 +78,13 @@ pub async fn serve(
     }
 }
 
-fn choose(clusters: &[(String, u32)]) -> &str {
-    let total: u32 = clusters.iter().map(|(_, weight)| weight).sum();
-    let mut left = if total == 0 { 0 } else { fastrand::u32(0..total) };
-    for (name, weight) in clusters {
-        if left < *weight {
-            return name;
-        }
-        left -= weight;
-    }
-    clusters
-        .first()
-        .map(|(name, _)| name.as_str())
-        .unwrap_or_default()
-}
-
 async fn pass(
     proxy: &Rc<Proxy>,
     config: &TcpConfig,
     downstream: Downstream,
     mut client: Prefixed,
 ) -> Outcome {
-    let name = choose(&config.clusters);
+    let name = choose_by_weight(&config.clusters);
     let mut outcome = Outcome {
         flags: Flags::default(),
         transport_reason: None,

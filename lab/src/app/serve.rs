@@ -3,25 +3,24 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use proxy::http::LocalExecutor;
+use proxy::serve::Prefixed;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::{App, calls};
-use crate::client::LocalExecutor;
 
 /// What an HTTP/2 client with prior knowledge begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -43,47 +42,9 @@ pub(super) async fn http(app: Rc<App>, socket: TcpListener) -> Result<(), String
     }
 }
 
-/// A connection of which the first bytes were read.
-struct Prefixed {
-    prefix: Vec<u8>,
-    stream: TcpStream,
-}
-
-impl AsyncRead for Prefixed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
-        }
-        let length = self.prefix.len().min(buffer.remaining());
-        buffer.put_slice(&self.prefix[..length]);
-        self.prefix.drain(..length);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Prefixed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
 async fn connection(app: Rc<App>, mut stream: TcpStream, peer: std::net::SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut prefix = Vec::new();
+    let mut prefix = BytesMut::new();
     while prefix.len() < PREFACE.len() && PREFACE.starts_with(&prefix) {
         if stream.read_buf(&mut prefix).await? == 0 {
             return Ok(());
@@ -104,7 +65,7 @@ async fn connection(app: Rc<App>, mut stream: TcpStream, peer: std::net::SocketA
             Ok::<_, Infallible>(answer(&app, request, peer).await)
         }
     });
-    let io = TokioIo::new(Prefixed { prefix, stream });
+    let io = TokioIo::new(Prefixed::new(prefix, stream));
     if is_http2 {
         let served = hyper::server::conn::http2::Builder::new(LocalExecutor)
             .serve_connection(io, service)
@@ -117,7 +78,7 @@ async fn connection(app: Rc<App>, mut stream: TcpStream, peer: std::net::SocketA
     tokio::select! {
         ended = &mut served => ended.map_err(io::Error::other),
         () = asked.bell.notified() => match asked.act.take() {
-            Some(act) => act.act(served.into_parts().io.into_inner().stream).await,
+            Some(act) => act.act(served.into_parts().io.into_inner().into_stream()).await,
             None => Ok(()),
         },
     }

@@ -6,21 +6,12 @@ use http::{Request, Response, Uri, Version};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use proxy::http::LocalExecutor;
 use tokio::net::TcpStream;
 
 use super::LONGEST_BODY;
 use super::connect::{self, Attempts};
 use super::wire::{Answer, Failure, Outcome};
-
-/// Runs hyper's tasks on this thread.
-#[derive(Debug, Clone, Copy)]
-pub struct LocalExecutor;
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
 
 fn wrong(words: impl Into<String>) -> Failure {
     Failure {

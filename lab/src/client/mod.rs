@@ -15,7 +15,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::within::within;
 use connect::Attempts;
-pub use http::LocalExecutor;
 use wire::{Failure, Kind, Outcome, Spec};
 
 /// The longest body that is kept.

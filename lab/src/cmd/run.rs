@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::causes::causes as chain;
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::report::human::{self, Detail};
@@ -467,16 +468,4 @@ fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
     new.write_all(text.as_bytes())?;
     new.persist(file).map_err(|error| error.error)?;
     Ok(())
-}
-
-/// An error and its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }

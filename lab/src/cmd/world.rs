@@ -18,7 +18,7 @@ pub(super) fn run(args: &Args) -> Exit {
     match engine::world_main(args.control_fd) {
         Ok(()) => Exit::Held,
         Err(error) => {
-            terminal::complain(&format!("error: {}\n", super::run::chain(&error)));
+            terminal::complain(&format!("error: {}\n", crate::causes::causes(&error)));
             Exit::Lab
         }
     }

@@ -22,6 +22,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::LocalSet;
 
+use crate::causes::causes as chain;
 use crate::report::{LabError, RunEvent, ScenarioReport};
 use crate::scenario;
 use crate::world::entry;
@@ -45,18 +46,6 @@ pub enum Error {
     /// The host side said something that is no request.
     #[error("the host side said something that is no request: {0}")]
     Request(String),
-}
-
-/// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }
 
 /// The world process: reads a request from the control socket, runs it, reports on the same socket.

@@ -84,3 +84,16 @@ pub fn duration(proto: Option<&ProtoDuration>) -> Option<Duration> {
 pub fn limit(proto: Option<&ProtoDuration>) -> Option<Duration> {
     duration(proto).filter(|duration| !duration.is_zero())
 }
+
+/// One of several names, each with the probability of its weight.
+pub fn choose_by_weight(names: &[(String, u32)]) -> &str {
+    let total: u32 = names.iter().map(|(_, weight)| weight).sum();
+    let mut left = if total == 0 { 0 } else { fastrand::u32(0..total) };
+    for (name, weight) in names {
+        if left < *weight {
+            return name;
+        }
+        left -= weight;
+    }
+    names.first().map(|(name, _)| name.as_str()).unwrap_or_default()
+}

@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher}
 use http::HeaderMap;
 use regex::Regex;
 
-use super::{Refused, limit};
+use super::{Refused, choose_by_weight, limit};
 
 /// A route configuration.
 #[derive(Debug)]
@@ -308,18 +308,7 @@ impl TextMatch {
 impl Forward {
     /// The cluster of this request, by weight.
     pub fn choose(&self) -> &str {
-        let total: u32 = self.clusters.iter().map(|(_, weight)| weight).sum();
-        let mut left = if total == 0 { 0 } else { fastrand::u32(0..total) };
-        for (name, weight) in &self.clusters {
-            if left < *weight {
-                return name;
-            }
-            left -= weight;
-        }
-        self.clusters
-            .first()
-            .map(|(name, _)| name.as_str())
-            .unwrap_or_default()
+        choose_by_weight(&self.clusters)
     }
 }
 
