@@ -122,7 +122,7 @@ pub struct Destination {
     pub service: String,
     /// A subset of it.
     pub subset: Option<String>,
-    /// Its port; none = the port that was asked for.
+    /// Its port; none = its only port, or, if it has several, the port that was asked for (Istio's rule).
     pub port: Option<u16>,
     /// Weight.
     pub weight: u32,
@@ -137,6 +137,9 @@ pub struct Proxy {
     pub pod: String,
     /// The pod's address.
     pub ip: Ipv4Addr,
+    /// Short names of the services whose selectors choose the pod, whether it is ready or not: Istio derives inbound
+    /// filter chains and clusters from these, and a pod that is not ready yet has them all the same.
+    pub services: Vec<String>,
 }
 
 /// What the lab tells istiod, one JSON document a line.
@@ -145,6 +148,8 @@ pub struct Proxy {
 pub enum Command {
     /// The state of the mesh is now this.
     State {
+        /// The number that the lab gave it; numbers only grow. It is the version of what follows from it.
+        generation: u64,
         /// All of it.
         registry: Registry,
     },
@@ -199,5 +204,11 @@ pub enum Report {
         version: String,
         /// Its words.
         message: String,
+    },
+    /// Every connected proxy has all that follows from this state, or refused it. Proxies for which a type is held are
+    /// not waited for. It goes back when a proxy connects or is released, and comes again when that one has all.
+    Synced {
+        /// The number of the state.
+        generation: u64,
     },
 }

@@ -1,0 +1,171 @@
+//! The state of the mesh as resources: what each proxy is to have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::google::protobuf::Any;
+use envoy_types::util::pack_any;
+use prost::{Message, Name};
+
+use super::kind::Kind;
+use super::listeners::Interception;
+use super::registry::{Proxy, Registry};
+use super::{clusters, endpoints, listeners, routes};
+
+/// A resource, encoded. The same content is always the same bytes, so that a change can be told by comparing.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Resource {
+    /// Its name.
+    pub(super) name: String,
+    /// Its bytes.
+    pub(super) any: Any,
+}
+
+/// Resources in the order in which they are sent.
+pub(super) type Resources = Vec<Arc<Resource>>;
+
+/// One state of the mesh. What is the same for every proxy is encoded once.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    /// The number that the lab gave the state.
+    pub(super) generation: u64,
+    /// The state itself.
+    pub(super) registry: Registry,
+    /// When it was taken in.
+    pub(super) taken_in: Instant,
+    clusters: Resources,
+    endpoints: BTreeMap<String, Arc<Resource>>,
+    listeners: Resources,
+    routes: BTreeMap<String, Arc<Resource>>,
+}
+
+impl Snapshot {
+    /// Encodes a state.
+    pub(super) fn new(generation: u64, registry: Registry) -> Self {
+        let named = |resource: Arc<Resource>| (resource.name.clone(), resource);
+        Self {
+            clusters: clusters::shared(&registry).into_iter().map(cluster).collect(),
+            endpoints: endpoints::of(&registry)
+                .into_iter()
+                .map(assignment)
+                .map(named)
+                .collect(),
+            listeners: listeners::shared(&registry).into_iter().map(listener).collect(),
+            routes: routes::of(&registry)
+                .into_iter()
+                .map(routing)
+                .map(named)
+                .collect(),
+            taken_in: Instant::now(),
+            generation,
+            registry,
+        }
+    }
+}
+
+/// What a proxy asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Names {
+    /// Everything of the type.
+    All,
+    /// These.
+    Only(BTreeSet<String>),
+}
+
+/// What one proxy is to have of a state.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    snapshot: Arc<Snapshot>,
+    own_clusters: Resources,
+    own_listeners: Resources,
+}
+
+impl Wanted {
+    /// What this proxy is to have.
+    pub(super) fn new(snapshot: &Arc<Snapshot>, proxy: &Proxy, interception: Interception) -> Self {
+        let registry = &snapshot.registry;
+        let own_listeners = listeners::own(registry, proxy, interception);
+        Self {
+            own_clusters: clusters::own(registry, proxy).into_iter().map(cluster).collect(),
+            own_listeners: own_listeners.into_iter().map(listener).collect(),
+            snapshot: Arc::clone(snapshot),
+        }
+    }
+
+    /// The state that this follows from.
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The resources with these names. Endpoints and routes that do not exist are answered as empty ones, as Istio does:
+    /// a proxy waits for every name that it asks for, without limit.
+    pub(super) fn resources(&self, kind: Kind, names: &Names) -> Resources {
+        let wanted = |resource: &&Arc<Resource>| match names {
+            Names::All => true,
+            Names::Only(names) => names.contains(&resource.name),
+        };
+        let both = |shared: &Resources, own: &Resources| -> Resources {
+            shared.iter().chain(own).filter(wanted).map(Arc::clone).collect()
+        };
+        match kind {
+            Kind::Cds => both(&self.snapshot.clusters, &self.own_clusters),
+            Kind::Lds => both(&self.snapshot.listeners, &self.own_listeners),
+            Kind::Eds => by_name(&self.snapshot.endpoints, names, |name| {
+                assignment(endpoints::none(name.to_owned()))
+            }),
+            Kind::Rds => by_name(&self.snapshot.routes, names, |name| {
+                routing(routes::none(name.to_owned()))
+            }),
+        }
+    }
+
+    /// The names that a proxy asks for once it has the types that these depend on; empty for types that need no names.
+    pub(super) fn needed(&self, kind: Kind) -> impl Iterator<Item = &str> {
+        let named = match kind {
+            Kind::Cds | Kind::Lds => None,
+            Kind::Eds => Some(&self.snapshot.endpoints),
+            Kind::Rds => Some(&self.snapshot.routes),
+        };
+        named.into_iter().flat_map(BTreeMap::keys).map(String::as_str)
+    }
+}
+
+fn by_name(
+    known: &BTreeMap<String, Arc<Resource>>,
+    names: &Names,
+    none: impl Fn(&str) -> Arc<Resource>,
+) -> Resources {
+    match names {
+        Names::All => known.values().map(Arc::clone).collect(),
+        Names::Only(names) => names
+            .iter()
+            .map(|name| known.get(name).map_or_else(|| none(name), Arc::clone))
+            .collect(),
+    }
+}
+
+fn cluster(message: Cluster) -> Arc<Resource> {
+    encoded(message.name.clone(), message)
+}
+
+fn assignment(message: ClusterLoadAssignment) -> Arc<Resource> {
+    encoded(message.cluster_name.clone(), message)
+}
+
+fn listener(message: Listener) -> Arc<Resource> {
+    encoded(message.name.clone(), message)
+}
+
+fn routing(message: RouteConfiguration) -> Arc<Resource> {
+    encoded(message.name.clone(), message)
+}
+
+fn encoded<M: Message + Name>(name: String, message: M) -> Arc<Resource> {
+    let any = pack_any(message);
+    Arc::new(Resource { name, any })
+}
