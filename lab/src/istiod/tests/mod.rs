@@ -103,7 +103,7 @@ fn reviews_routes() -> Vec<Route> {
 }
 
 /// Bookinfo in short, with a TCP service, an undeclared one, and the control plane itself.
-fn bookinfo() -> Registry {
+pub(super) fn bookinfo() -> Registry {
     let http = |port_number| vec![port("http", port_number, 9080, Protocol::Http)];
     let reviews = Service {
         subsets: ["v1", "v2", "v3"]
