@@ -164,3 +164,133 @@ fn endpoints(registry: &Registry) -> Value {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+    use tokio::sync::mpsc;
+
+    use super::super::listeners::Interception;
+    use super::super::session::Session;
+    use super::super::snapshot::Wanted;
+    use super::super::tests::bookinfo;
+    use super::*;
+
+    fn mesh() -> Mesh {
+        let (reports, _gone) = mpsc::unbounded_channel();
+        Mesh::new(reports)
+    }
+
+    /// A mesh with a state, and a proxy that was sent its clusters.
+    fn with_a_proxy() -> Mesh {
+        let mesh = mesh();
+        mesh.set_state(1, bookinfo());
+        let snapshot = mesh.snapshot().unwrap();
+        let proxy = &snapshot.registry.proxies[0];
+        let mut session = Session::new(Wanted::new(&snapshot, proxy, Interception::Redirect));
+        let id = mesh.connect(&proxy.node_id, &proxy.pod, None);
+        session.request(Kind::Cds, DiscoveryRequest::default());
+        session.next(&BTreeSet::new()).unwrap();
+        mesh.note(id, &session);
+        mesh
+    }
+
+    #[track_caller]
+    fn check(mesh: &Mesh, path: &str, status: u16, content_type: &str) -> String {
+        let (found, kind, body) = page(mesh, &Method::GET, path);
+        assert_eq!((found.as_u16(), kind), (status, content_type), "{path}: {body}");
+        body
+    }
+
+    #[test]
+    fn ready_is_said_when_the_first_state_has_come() {
+        let mesh = mesh();
+        check(&mesh, "/ready", 503, "text/plain; charset=utf-8");
+        mesh.set_state(1, bookinfo());
+        check(&mesh, "/ready", 200, "text/plain; charset=utf-8");
+    }
+
+    #[test]
+    fn pages_are_there_before_the_first_state() {
+        for path in ["/debug/edsz", "/debug/syncz", "/debug/registryz"] {
+            assert_eq!(check(&mesh(), path, 200, "application/json"), "[]\n");
+        }
+        check(&mesh(), "/debug/connections", 200, "application/json");
+        check(
+            &mesh(),
+            "/metrics",
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+        );
+    }
+
+    #[test]
+    fn other_pages_and_methods_are_refused() {
+        check(&mesh(), "/debug/nothing", 404, "text/plain; charset=utf-8");
+        let (status, ..) = page(&mesh(), &Method::POST, "/ready");
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[test]
+    fn syncz_has_istio_s_keys() {
+        insta::assert_snapshot!(check(&with_a_proxy(), "/debug/syncz", 200, "application/json"));
+    }
+
+    #[test]
+    fn connections_name_the_proxy_and_what_it_watches() {
+        let text = check(&with_a_proxy(), "/debug/connections", 200, "application/json");
+        let page: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(page["totalClients"], 1);
+        let client = &page["clients"][0];
+        assert_eq!(client["connectionId"], "productpage-v1.default-1");
+        assert_eq!(client["watches"][Kind::Cds.type_url()], json!([]));
+        assert_eq!(client["watches"].as_object().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn edsz_has_every_endpoint() {
+        let text = check(&with_a_proxy(), "/debug/edsz", 200, "application/json");
+        let page: Value = serde_json::from_str(&text).unwrap();
+        let reviews = &page[1];
+        assert_eq!(
+            reviews["clusterName"],
+            "outbound|9080||reviews.default.svc.cluster.local"
+        );
+        let endpoints = reviews["endpoints"][0]["lbEndpoints"].as_array().unwrap();
+        assert_eq!(endpoints.len(), 3);
+        assert_eq!(
+            endpoints[0]["endpoint"]["address"]["socketAddress"],
+            json!({"address": "10.244.0.11", "portValue": 9080})
+        );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn pages_are_served_over_http() {
+        use std::time::Duration;
+
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        use crate::within::within;
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = async {
+            let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+            let request = b"GET /ready HTTP/1.1\r\nhost: istiod\r\nconnection: close\r\n\r\n";
+            socket.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let answer = async {
+            tokio::select! {
+                answer = client => answer,
+                broke = serve(listener, Arc::new(with_a_proxy())) => panic!("{broke:?}"),
+            }
+        };
+        let answer = within(Duration::from_secs(5), "the page", answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+}

@@ -23,7 +23,7 @@ pub(super) enum Routing {
     /// The RDS resource of this name: outbound.
     Rds(String),
     /// From the listener itself: inbound.
-    Inline(RouteConfiguration),
+    Inline(Box<RouteConfiguration>),
 }
 
 /// An HTTP connection manager (Istio, `buildHTTPConnectionManager`), with the log of the listener that it is in.
@@ -53,7 +53,7 @@ pub(super) fn http(listener: &str, stat_prefix: String, routing: Routing) -> Fil
                 config_source: Some(ads()),
                 route_config_name,
             }),
-            Routing::Inline(routes) => RouteSpecifier::RouteConfig(routes),
+            Routing::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
         }),
         ..HttpConnectionManager::default()
     };

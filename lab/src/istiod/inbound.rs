@@ -69,7 +69,7 @@ fn port_chains(registry: &Registry, port: &Port) -> Vec<FilterChain> {
     let http = filters::http(
         VIRTUAL_INBOUND,
         format!("inbound_{name}"),
-        Routing::Inline(routes),
+        Routing::Inline(Box::new(routes)),
     );
     let tcp = filters::tcp(VIRTUAL_INBOUND, &cluster);
     match Outbound::of(port) {
@@ -83,7 +83,11 @@ fn port_chains(registry: &Registry, port: &Port) -> Vec<FilterChain> {
 fn catch_all(registry: &Registry) -> Vec<FilterChain> {
     let cluster = INBOUND_PASSTHROUGH_CLUSTER;
     let routes = routes::inbound(registry, cluster, 0);
-    let http = filters::http(VIRTUAL_INBOUND, cluster.to_owned(), Routing::Inline(routes));
+    let http = filters::http(
+        VIRTUAL_INBOUND,
+        cluster.to_owned(),
+        Routing::Inline(Box::new(routes)),
+    );
     let tcp = filters::tcp(VIRTUAL_INBOUND, cluster);
     sniffed(["virtualInbound-catchall-http", VIRTUAL_INBOUND], None, http, tcp)
 }

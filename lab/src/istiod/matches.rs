@@ -49,10 +49,12 @@ fn header(name: &str, text: &StringMatch) -> HeaderMatcher {
     let specifier = match text {
         // `*` is no regular expression: Istio reads it as "the header is there".
         StringMatch::Regex(regex) if regex == "*" => HeaderMatchSpecifier::PresentMatch(true),
-        other => HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(pattern(other)),
-            ..StringMatcher::default()
-        }),
+        StringMatch::Exact(_) | StringMatch::Prefix(_) | StringMatch::Regex(_) => {
+            HeaderMatchSpecifier::StringMatch(StringMatcher {
+                match_pattern: Some(pattern(text)),
+                ..StringMatcher::default()
+            })
+        }
     };
     HeaderMatcher {
         name: name.to_owned(),

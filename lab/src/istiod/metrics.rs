@@ -1,7 +1,7 @@
 //! What is counted, under the names that Istio's control plane has for it, as Prometheus text.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::kind::Kind;
@@ -16,7 +16,16 @@ pub(super) struct Counters {
     pushes: [AtomicU64; 4],
     rejects: [AtomicU64; 4],
     overtaken: AtomicU64,
-    convergence: Mutex<Vec<f64>>,
+    convergence: Mutex<Convergence>,
+}
+
+/// How long proxies took to have a state.
+#[derive(Debug, Default)]
+struct Convergence {
+    /// How often at most as long as each of [`BUCKETS`].
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    seconds: f64,
 }
 
 impl Counters {
@@ -37,11 +46,13 @@ impl Counters {
 
     /// A proxy had all of a state so long after the state was taken in.
     pub(super) fn converged(&self, delay: Duration) {
-        let mut convergence = self
-            .convergence
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        convergence.push(delay.as_secs_f64());
+        let mut convergence = self.convergence.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = delay.as_secs_f64();
+        convergence.count += 1;
+        convergence.seconds += seconds;
+        for (bucket, count) in BUCKETS.iter().zip(&mut convergence.buckets) {
+            *count += u64::from(seconds <= *bucket);
+        }
     }
 }
 
@@ -120,18 +131,16 @@ pub(super) fn text(mesh: &Mesh) -> String {
 
 fn convergence(out: &mut String, counters: &Counters) {
     const NAME: &str = "pilot_proxy_convergence_time";
-    let delays = counters
+    let convergence = counters
         .convergence
         .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    for bucket in BUCKETS {
-        let count = delays.iter().filter(|delay| **delay <= bucket).count();
+        .unwrap_or_else(PoisonError::into_inner);
+    for (bucket, count) in BUCKETS.iter().zip(&convergence.buckets) {
         line(out, format_args!("{NAME}_bucket{{le=\"{bucket}\"}} {count}"));
     }
-    let count = delays.len();
-    let sum: f64 = delays.iter().sum();
+    let Convergence { count, seconds, .. } = &*convergence;
     line(out, format_args!("{NAME}_bucket{{le=\"+Inf\"}} {count}"));
-    line(out, format_args!("{NAME}_sum {sum}"));
+    line(out, format_args!("{NAME}_sum {seconds}"));
     line(out, format_args!("{NAME}_count {count}"));
 }
 

@@ -187,3 +187,78 @@ fn complain(text: &str) {
         eprintln!("istiod: {text}");
     }
 }
+
+#[cfg(test)]
+mod process_tests {
+    use std::os::fd::IntoRawFd as _;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+
+    use super::*;
+    use crate::within::within;
+
+    fn args(control: StdUnixStream) -> Args {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Args {
+            control_fd: control.into_raw_fd(),
+            xds_address: loopback,
+            monitoring_address: loopback,
+        }
+    }
+
+    /// Says `line`, reads until `expected` comes, and closes the socket.
+    async fn lab(control: StdUnixStream, line: &str, expected: &str) {
+        control.set_nonblocking(true).unwrap();
+        let (read, mut write) = UnixStream::from_std(control).unwrap().into_split();
+        write.write_all(line.as_bytes()).await.unwrap();
+        let mut lines = BufReader::new(read).lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line == expected {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn it_ends_well_when_the_lab_closes_the_control_socket() {
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        let command = registry::Command::State {
+            generation: 1,
+            registry: tests::bookinfo(),
+        };
+        let line = format!("{}\n", serde_json::to_string(&command).unwrap());
+        let both = async {
+            let lab = lab(ours, &line, "{\"event\":\"synced\",\"generation\":1}");
+            tokio::join!(serve(args(theirs)), lab).0
+        };
+        let ended = within(Duration::from_secs(5), "istiod to end", both).await;
+        assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn it_ends_badly_when_it_does_not_understand_the_lab() {
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        let both = async { tokio::join!(serve(args(theirs)), lab(ours, "nonsense\n", "")).0 };
+        let ended = within(Duration::from_secs(5), "istiod to end", both)
+            .await
+            .unwrap();
+        assert!(matches!(ended, Err(Error::Control { .. })), "{ended:?}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_address_that_is_taken_is_said_by_name() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (_ours, theirs) = StdUnixStream::pair().unwrap();
+        let address = taken.local_addr().unwrap();
+        let args = Args {
+            xds_address: address,
+            ..args(theirs)
+        };
+        let error = serve(args).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("cannot listen on {address} for proxies")
+        );
+    }
+}

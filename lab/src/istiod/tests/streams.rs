@@ -43,8 +43,8 @@ impl ControlPlane {
         let (sender, reports) = mpsc::unbounded_channel();
         let mesh = Arc::new(Mesh::new(sender));
         let mut server = JoinSet::new();
-        let served = Arc::clone(&mesh);
-        server.spawn(async move { serve_xds(listener, served).await.unwrap() });
+        let its_mesh = Arc::clone(&mesh);
+        server.spawn(async move { serve_xds(listener, its_mesh).await.unwrap() });
         Self {
             mesh,
             reports,
@@ -75,9 +75,9 @@ impl ControlPlane {
     }
 
     async fn proxy(&self, node_id: &str) -> Proxy {
-        let (requests, receiver) = mpsc::unbounded_channel();
+        let (requests, outgoing) = mpsc::unbounded_channel();
         let mut client = self.client().await;
-        let opening = client.stream_aggregated_resources(UnboundedReceiverStream::new(receiver));
+        let opening = client.stream_aggregated_resources(UnboundedReceiverStream::new(outgoing));
         // Before the first request: the answer's headers do not wait for it.
         let response = within(LIMIT, "the stream", opening).await.unwrap().unwrap();
         Proxy {
