@@ -53,7 +53,7 @@ use tonic::transport::server::TcpIncoming;
 use ads::Ads;
 use mesh::Mesh;
 
-/// The command line.
+/// The control plane, in its pod
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Descriptor of the control socket
