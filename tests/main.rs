@@ -1,1 +1,19 @@
-//! End-to-end suites.
+//! End-to-end suites: the real binary, real namespaces, real netfilter. They need root, and fail without it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod support;
+
+mod answers;
+mod exit_codes;
+mod failures;
+mod host_untouched;
+mod pods;
+mod scenarios;
+mod usage;
+mod xtables_monitor;

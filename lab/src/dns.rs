@@ -1,1 +1,200 @@
-//! The cluster's DNS server, at 10.96.0.10 on UDP and TCP.
+//! The cluster's DNS server, at 10.96.0.10 on UDP and TCP: names of services, and nothing else.
+//!
+//! It answers from memory and forwards nothing: a lab has no outside. `reviews.default.svc.cluster.local` has an A
+//! record; the search list of a pod's resolv.conf makes the short names of it. What is in the cluster's domain and not
+//! known is NXDOMAIN, and so is everything else.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, SOA};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+
+/// How long an answer may be kept: as long as `CoreDNS`'s kubernetes plugin says by default, five seconds.
+const TTL: u32 = 5;
+
+const DOMAIN: &str = "svc.cluster.local.";
+
+/// The names of services and their addresses.
+#[derive(Debug, Clone, Default)]
+pub struct Records {
+    by_name: HashMap<String, Ipv4Addr>,
+}
+
+/// A running server; it ends when this is dropped or closed.
+#[derive(Debug)]
+pub struct Server {
+    tasks: JoinSet<()>,
+}
+
+impl Records {
+    /// Of services in the namespace `default`.
+    pub fn new(services: &[(String, Ipv4Addr)]) -> Self {
+        let mut by_name = HashMap::new();
+        for (name, ip) in services {
+            for form in ["", ".default", ".default.svc", ".default.svc.cluster.local"] {
+                by_name.insert(format!("{name}{form}."), *ip);
+            }
+        }
+        Self { by_name }
+    }
+
+    fn answer(&self, question: &Message) -> Message {
+        let mut answer = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
+        answer.metadata.recursion_desired = question.metadata.recursion_desired;
+        answer.metadata.recursion_available = true;
+        answer.metadata.authoritative = true;
+        let Some(query) = question
+            .queries
+            .first()
+            .filter(|_| question.metadata.op_code == OpCode::Query)
+        else {
+            answer.metadata.response_code = ResponseCode::NotImp;
+            return answer;
+        };
+        answer.add_query(query.clone());
+        match self.by_name.get(&query.name().to_lowercase().to_string()) {
+            Some(ip) if query.query_type() == RecordType::A => {
+                answer.add_answer(Record::from_rdata(query.name().clone(), TTL, RData::A(A(*ip))));
+            }
+            // The name is there, but has no record of this type.
+            Some(_) => {
+                answer.authorities.extend(authority());
+            }
+            None => {
+                answer.metadata.response_code = ResponseCode::NXDomain;
+                answer.authorities.extend(authority());
+            }
+        }
+        answer
+    }
+}
+
+fn authority() -> Option<Record> {
+    let zone = Name::from_ascii(DOMAIN).ok()?;
+    let server = Name::from_ascii(format!("ns.dns.{DOMAIN}")).ok()?;
+    let mail = Name::from_ascii(format!("hostmaster.{DOMAIN}")).ok()?;
+    Some(Record::from_rdata(
+        zone,
+        TTL,
+        RData::SOA(SOA::new(server, mail, 1, 7200, 1800, 86400, TTL)),
+    ))
+}
+
+/// Serves on sockets that are bound already. Needs a running `LocalSet`.
+pub fn serve(udp: std::net::UdpSocket, tcp: std::net::TcpListener, records: Records) -> io::Result<Server> {
+    udp.set_nonblocking(true)?;
+    tcp.set_nonblocking(true)?;
+    let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
+    let records = Rc::new(records);
+    let mut tasks = JoinSet::new();
+    tasks.spawn_local(datagrams(udp, Rc::clone(&records)));
+    tasks.spawn_local(connections(tcp, records));
+    Ok(Server { tasks })
+}
+
+impl Server {
+    /// Ends it.
+    pub async fn close(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+async fn datagrams(socket: UdpSocket, records: Rc<Records>) {
+    let mut buffer = vec![0; 4096];
+    loop {
+        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
+        let Ok(question) = Message::from_vec(&buffer[..length]) else {
+            continue;
+        };
+        if let Ok(answer) = records.answer(&question).to_vec() {
+            // A peer that is gone asks no more.
+            drop(socket.send_to(&answer, peer).await);
+        }
+    }
+}
+
+async fn connections(socket: TcpListener, records: Rc<Records>) {
+    let mut open = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = socket.accept().await else {
+            continue;
+        };
+        while open.try_join_next().is_some() {}
+        let records = Rc::clone(&records);
+        open.spawn_local(async move {
+            drop(connection(stream, &records).await);
+        });
+    }
+}
+
+async fn connection(mut stream: TcpStream, records: &Records) -> io::Result<()> {
+    loop {
+        let mut question = vec![0; usize::from(stream.read_u16().await?)];
+        stream.read_exact(&mut question).await?;
+        let question = Message::from_vec(&question).map_err(io::Error::other)?;
+        let answer = records.answer(&question).to_vec().map_err(io::Error::other)?;
+        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+        stream
+            .write_all(&[&length.to_be_bytes(), answer.as_slice()].concat())
+            .await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr as _;
+
+    use hickory_proto::op::Query;
+
+    use super::*;
+
+    fn ask(name: &str, kind: RecordType) -> Message {
+        let records = Records::new(&[("reviews".to_owned(), Ipv4Addr::new(10, 96, 1, 1))]);
+        let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+        question.add_query(Query::query(Name::from_str(name).unwrap(), kind));
+        records.answer(&question)
+    }
+
+    #[test]
+    fn services_have_four_names() {
+        for name in [
+            "reviews.",
+            "Reviews.default.",
+            "reviews.default.svc.",
+            "reviews.default.svc.cluster.local.",
+        ] {
+            let answer = ask(name, RecordType::A);
+            assert_eq!(answer.metadata.response_code, ResponseCode::NoError, "{name}");
+            assert_eq!(answer.answers.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        assert_eq!(
+            ask("ratings.default.svc.cluster.local.", RecordType::A)
+                .metadata
+                .response_code,
+            ResponseCode::NXDomain
+        );
+        assert_eq!(
+            ask("example.com.", RecordType::A).metadata.response_code,
+            ResponseCode::NXDomain
+        );
+        let aaaa = ask("reviews.", RecordType::AAAA);
+        assert_eq!(
+            (aaaa.metadata.response_code, aaaa.answers.len()),
+            (ResponseCode::NoError, 0)
+        );
+        assert_eq!(aaaa.authorities.len(), 1);
+    }
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `lab` command.
+
+fn main() -> std::process::ExitCode {
+    lab::cmd::main()
+}

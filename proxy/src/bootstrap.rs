@@ -1,1 +1,260 @@
-//! bootstrap.
+//! What a data plane is told when it starts: who it is, where xDS comes from, and its static listeners and clusters, in
+//! the shape of Istio's bootstrap.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, Node, SocketAddress, SubstitutionFormatString, address, socket_address,
+    substitution_format_string,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::route::v3::{
+    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action, route_match,
+};
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, http_connection_manager, http_filter,
+};
+use envoy_types::pb::google::protobuf::{Duration, Struct, Value, value};
+use envoy_types::util::pack_any;
+
+/// The keys of an access log in JSON, and what each holds; `listener` is the listener's name.
+pub const LOG_FIELDS: [(&str, &str); 26] = [
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("connection_id", "%CONNECTION_ID%"),
+    (
+        "connection_termination_details",
+        "%CONNECTION_TERMINATION_DETAILS%",
+    ),
+    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("duration", "%DURATION%"),
+    ("filter_chain", "%FILTER_CHAIN_NAME%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("route_name", "%ROUTE_NAME%"),
+    ("start_time", "%START_TIME%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+    ("upstream_connection_id", "%UPSTREAM_CONNECTION_ID%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
+    ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
+    (
+        "upstream_transport_failure_reason",
+        "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    ),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+];
+
+/// What a data plane is told when it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// `sidecar~IP~POD.NAMESPACE~DOMAIN`.
+    pub node_id: String,
+    /// Where its admin listens.
+    pub admin: SocketAddr,
+    /// The agent's xDS, `HOST:PORT`.
+    pub xds: String,
+    /// The agent's health and metrics.
+    pub agent: SocketAddr,
+    /// Where Prometheus scrapes.
+    pub metrics: SocketAddr,
+    /// Where health is asked for.
+    pub health: SocketAddr,
+}
+
+impl Bootstrap {
+    /// The ports of a sidecar of Istio's.
+    pub fn istio(node_id: &str) -> Self {
+        let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+        Self {
+            node_id: node_id.to_owned(),
+            admin: local(15000),
+            xds: local(15010).to_string(),
+            agent: local(15020),
+            metrics: any(15090),
+            health: any(15021),
+        }
+    }
+
+    /// Who it is, in xDS.
+    pub fn node(&self) -> Node {
+        let pod = self.node_id.split('~').nth(2).unwrap_or_default();
+        Node {
+            id: self.node_id.clone(),
+            cluster: pod.to_owned(),
+            user_agent_name: "lab-proxy".to_owned(),
+            ..Node::default()
+        }
+    }
+
+    /// `prometheus_stats` (its own admin) and `agent`.
+    pub fn clusters(&self) -> Vec<Cluster> {
+        vec![
+            static_cluster("prometheus_stats", self.admin),
+            static_cluster("agent", self.agent),
+        ]
+    }
+
+    /// 15090 and 15021.
+    pub fn listeners(&self) -> Vec<Listener> {
+        vec![
+            static_listener(
+                "prometheus",
+                self.metrics,
+                "/stats/prometheus",
+                "prometheus_stats",
+            ),
+            static_listener("health", self.health, "/healthz/ready", "agent"),
+        ]
+    }
+}
+
+fn socket(address: SocketAddr) -> Address {
+    let socket = SocketAddress {
+        address: address.ip().to_string(),
+        port_specifier: Some(socket_address::PortSpecifier::PortValue(address.port().into())),
+        ..SocketAddress::default()
+    };
+    Address {
+        address: Some(address::Address::SocketAddress(socket)),
+    }
+}
+
+fn static_cluster(name: &str, host: SocketAddr) -> Cluster {
+    let endpoint = Endpoint {
+        address: Some(socket(host)),
+        ..Endpoint::default()
+    };
+    let endpoint = LbEndpoint {
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+        ..LbEndpoint::default()
+    };
+    Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Static.into(),
+        )),
+        connect_timeout: Some(Duration { seconds: 1, nanos: 0 }),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name.to_owned(),
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![endpoint],
+                ..LocalityLbEndpoints::default()
+            }],
+            ..ClusterLoadAssignment::default()
+        }),
+        ..Cluster::default()
+    }
+}
+
+fn static_listener(name: &str, address: SocketAddr, path: &str, cluster: &str) -> Listener {
+    let action = RouteAction {
+        cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..RouteAction::default()
+    };
+    let route = Route {
+        name: name.to_owned(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(route_match::PathSpecifier::Prefix(path.to_owned())),
+            ..RouteMatch::default()
+        }),
+        action: Some(route::Action::Route(action)),
+        ..Route::default()
+    };
+    let host = VirtualHost {
+        name: "backend".to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![route],
+        ..VirtualHost::default()
+    };
+    let table = RouteConfiguration {
+        virtual_hosts: vec![host],
+        ..RouteConfiguration::default()
+    };
+    let router = HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Router::default()))),
+        ..HttpFilter::default()
+    };
+    let manager = HttpConnectionManager {
+        stat_prefix: name.to_owned(),
+        route_specifier: Some(http_connection_manager::RouteSpecifier::RouteConfig(table)),
+        http_filters: vec![router],
+        access_log: vec![json_log(name)],
+        ..HttpConnectionManager::default()
+    };
+    let filter = Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(pack_any(manager))),
+    };
+    Listener {
+        name: name.to_owned(),
+        address: Some(socket(address)),
+        filter_chains: vec![FilterChain {
+            filters: vec![filter],
+            name: name.to_owned(),
+            ..FilterChain::default()
+        }],
+        ..Listener::default()
+    }
+}
+
+/// An access log in JSON on standard output.
+fn json_log(listener: &str) -> AccessLog {
+    let text = |text: &str| Value {
+        kind: Some(value::Kind::StringValue(text.to_owned())),
+    };
+    let mut fields: HashMap<String, Value> = LOG_FIELDS
+        .iter()
+        .map(|(name, operator)| ((*name).to_owned(), text(operator)))
+        .collect();
+    fields.insert("listener".to_owned(), text(listener));
+    let format = SubstitutionFormatString {
+        format: Some(substitution_format_string::Format::JsonFormat(Struct { fields })),
+        ..SubstitutionFormatString::default()
+    };
+    let log = FileAccessLog {
+        path: "/dev/stdout".to_owned(),
+        access_log_format: Some(file_access_log::AccessLogFormat::LogFormat(format)),
+    };
+    AccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(pack_any(log))),
+        ..AccessLog::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::cluster::ClusterConfig;
+    use crate::config::listener::ListenerConfig;
+
+    #[test]
+    fn the_data_plane_can_use_its_own_bootstrap() {
+        let bootstrap = Bootstrap::istio("sidecar~10.0.0.1~a.default~default.svc.cluster.local");
+        for cluster in bootstrap.clusters() {
+            ClusterConfig::from_proto(&cluster).unwrap();
+        }
+        for listener in bootstrap.listeners() {
+            ListenerConfig::from_proto(&listener).unwrap();
+        }
+    }
+}

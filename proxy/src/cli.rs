@@ -1,1 +1,97 @@
-//! cli.
+//! The command line of the sidecar's two processes.
+
+use std::ffi::OsStr;
+use std::os::fd::RawFd;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
+
+use crate::bootstrap::Bootstrap;
+use crate::{agent, data_plane};
+
+/// The sidecar's two processes.
+#[derive(Debug, clap::Subcommand)]
+pub enum Sidecar {
+    /// Start and supervise the data plane, relay xDS to it, answer for its health
+    Agent(AgentArgs),
+    /// Proxy connections, as xDS says
+    DataPlane(DataPlaneArgs),
+}
+
+/// The agent.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AgentArgs {
+    /// The control plane, HOST:PORT
+    #[arg(long)]
+    pub istiod: String,
+    /// `sidecar~IP~POD.NAMESPACE~DOMAIN`
+    #[arg(long)]
+    pub node_id: String,
+    /// Where the app has metrics, PORT/PATH
+    #[arg(long)]
+    pub app_metrics: Option<String>,
+    /// The data plane is started when this descriptor reads end of file
+    #[arg(long)]
+    pub wait_fd: Option<RawFd>,
+    /// Events are written to this descriptor, one JSON document a line
+    #[arg(long)]
+    pub events_fd: Option<RawFd>,
+}
+
+/// The data plane.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DataPlaneArgs {
+    /// `sidecar~IP~POD.NAMESPACE~DOMAIN`
+    #[arg(long)]
+    pub node_id: String,
+}
+
+/// Runs one of them until SIGTERM. `exec` is what leads to these subcommands on the command line of this program.
+pub fn run(sidecar: Sidecar, exec: &[&OsStr]) -> ExitCode {
+    let name = match &sidecar {
+        Sidecar::Agent(_) => c"agent",
+        Sidecar::DataPlane(_) => c"data-plane",
+    };
+    // A name in `ps` is a convenience.
+    nix::sys::prctl::set_name(name).unwrap_or_default();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let exec = exec
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    LocalSet::new().block_on(&runtime, async {
+        let mut terminate = match signal(SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(error) => return failed(&error),
+        };
+        let stop = async move {
+            terminate.recv().await;
+        };
+        match sidecar {
+            Sidecar::Agent(args) => match agent::run(args, exec, stop).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failed(&error),
+            },
+            Sidecar::DataPlane(args) => match data_plane::run(Bootstrap::istio(&args.node_id), stop).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failed(&error),
+            },
+        }
+    })
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    let mut text = format!("error: {error}");
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    data_plane::log(&text);
+    ExitCode::FAILURE
+}

@@ -1,1 +1,480 @@
-//! data_plane.
+//! The data plane: what it knows, and how it starts. One thread: a `current_thread` runtime and a `LocalSet`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerProto;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::bootstrap::Bootstrap;
+use crate::config::Refused;
+use crate::config::cluster::{ClusterConfig, Discovery};
+use crate::config::listener::ListenerConfig;
+use crate::config::route::RouteTable;
+use crate::stats::Stats;
+use crate::upstream::Cluster;
+use crate::xds::{self, Kind};
+use crate::{admin, serve};
+
+/// How far the start has come, as `/ready` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerState {
+    /// Clusters or their endpoints are still to come.
+    PreInitializing,
+    /// Listeners or their routes are still to come.
+    Initializing,
+    /// It serves.
+    Live,
+    /// It is told to serve no new connections.
+    Draining,
+}
+
+impl ServerState {
+    /// In Envoy's words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PreInitializing => "PRE_INITIALIZING",
+            Self::Initializing => "INITIALIZING",
+            Self::Live => "LIVE",
+            Self::Draining => "DRAINING",
+        }
+    }
+}
+
+/// A cluster, and the resource that it was made from.
+#[derive(Debug)]
+struct KnownCluster {
+    cluster: Rc<Cluster>,
+    proto: ClusterProto,
+    warm: bool,
+    is_static: bool,
+}
+
+/// A listener, and the resource that it was made from.
+#[derive(Debug)]
+struct KnownListener {
+    /// What serves; none while it has never had all its routes.
+    active: Option<Rc<ListenerConfig>>,
+    /// What will serve as soon as its routes have come.
+    warming: Option<Rc<ListenerConfig>>,
+    proto: ListenerProto,
+    socket: Option<JoinHandle<()>>,
+    is_static: bool,
+}
+
+/// A data plane.
+#[derive(Debug)]
+pub struct Proxy {
+    /// What it counts.
+    pub stats: Stats,
+    /// When it started.
+    pub started: Instant,
+    /// How it was told to start.
+    pub bootstrap: Bootstrap,
+    clusters: RefCell<BTreeMap<String, KnownCluster>>,
+    /// Endpoints by the name that EDS has for them.
+    endpoints: RefCell<HashMap<String, Rc<[SocketAddr]>>>,
+    listeners: RefCell<BTreeMap<String, KnownListener>>,
+    routes: RefCell<BTreeMap<String, (Rc<RouteTable>, RouteConfiguration)>>,
+    versions: RefCell<BTreeMap<Kind, String>>,
+    state: Cell<ServerState>,
+    got_clusters: Cell<bool>,
+    got_listeners: Cell<bool>,
+    tasks: RefCell<JoinSet<()>>,
+}
+
+/// Why a data plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bootstrap.
+    #[error("bootstrap: {0}")]
+    Bootstrap(#[from] Refused),
+    /// The admin port.
+    #[error("binding admin to {address}")]
+    Admin {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A line of the data plane's own log, on standard error.
+pub fn log(line: &str) {
+    use std::io::Write as _;
+    // Nobody reading it is no reason to stop.
+    drop(writeln!(std::io::stderr().lock(), "{line}"));
+}
+
+/// Runs until `stop` is ready.
+pub async fn run(bootstrap: Bootstrap, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let proxy = Proxy::new(bootstrap);
+    let address = proxy.bootstrap.admin;
+    let admin = serve::bind(address).map_err(|source| Error::Admin { address, source })?;
+    proxy.take_static()?;
+    let (quit, mut quitting) = tokio::sync::watch::channel(false);
+    let admin = tokio::task::spawn_local(admin::serve(Rc::clone(&proxy), admin, quit));
+    let (server, node) = (proxy.bootstrap.xds.clone(), proxy.bootstrap.node());
+    let xds = tokio::task::spawn_local(xds::run(Rc::clone(&proxy), server, node));
+    tokio::select! {
+        () = stop => {}
+        _ = quitting.changed() => {}
+    }
+    xds.abort();
+    admin.abort();
+    Ok(())
+}
+
+impl Proxy {
+    fn new(bootstrap: Bootstrap) -> Rc<Self> {
+        Rc::new(Self {
+            stats: Stats::default(),
+            started: Instant::now(),
+            bootstrap,
+            clusters: RefCell::default(),
+            endpoints: RefCell::default(),
+            listeners: RefCell::default(),
+            routes: RefCell::default(),
+            versions: RefCell::default(),
+            state: Cell::new(ServerState::PreInitializing),
+            got_clusters: Cell::new(false),
+            got_listeners: Cell::new(false),
+            tasks: RefCell::default(),
+        })
+    }
+
+    fn take_static(&self) -> Result<(), Refused> {
+        for proto in self.bootstrap.clusters() {
+            let cluster = Cluster::new(ClusterConfig::from_proto(&proto)?, &self.stats);
+            let known = KnownCluster {
+                cluster,
+                warm: true,
+                is_static: true,
+                proto,
+            };
+            self.clusters.borrow_mut().insert(known.proto.name.clone(), known);
+        }
+        for proto in self.bootstrap.listeners() {
+            let config = Rc::new(ListenerConfig::from_proto(&proto)?);
+            let known = KnownListener {
+                active: None,
+                warming: Some(config),
+                proto,
+                socket: None,
+                is_static: true,
+            };
+            self.listeners
+                .borrow_mut()
+                .insert(known.proto.name.clone(), known);
+        }
+        Ok(())
+    }
+
+    /// Runs a task for as long as it likes, but not longer than the data plane.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.tasks.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_local(task);
+    }
+
+    /// How far the start has come.
+    pub const fn state(&self) -> ServerState {
+        self.state.get()
+    }
+
+    /// Clusters are there; listeners are asked for.
+    pub fn set_initializing(&self) {
+        if self.state.get() == ServerState::PreInitializing {
+            self.state.set(ServerState::Initializing);
+        }
+    }
+
+    /// No new connections from now on.
+    pub fn drain(&self) {
+        self.state.set(ServerState::Draining);
+        for listener in self.listeners.borrow_mut().values_mut() {
+            if let Some(socket) = listener.socket.take() {
+                socket.abort();
+            }
+        }
+    }
+
+    /// The version of a type that was accepted last.
+    pub fn set_version(&self, kind: Kind, version: &str) {
+        self.versions.borrow_mut().insert(kind, version.to_owned());
+    }
+
+    /// The version of a type that was accepted last.
+    pub fn version(&self, kind: Kind) -> String {
+        self.versions.borrow().get(&kind).cloned().unwrap_or_default()
+    }
+
+    /// A cluster that is warm.
+    pub fn cluster(&self, name: &str) -> Option<Rc<Cluster>> {
+        let clusters = self.clusters.borrow();
+        clusters
+            .get(name)
+            .filter(|known| known.warm)
+            .map(|known| Rc::clone(&known.cluster))
+    }
+
+    /// All clusters, with what they were made from.
+    pub fn all_clusters(&self) -> Vec<(Rc<Cluster>, ClusterProto, bool)> {
+        let clusters = self.clusters.borrow();
+        clusters
+            .values()
+            .map(|known| (Rc::clone(&known.cluster), known.proto.clone(), known.is_static))
+            .collect()
+    }
+
+    /// Adds a cluster, or puts it in the place of its former self if it differs.
+    pub fn set_cluster(&self, config: ClusterConfig, proto: ClusterProto) {
+        self.got_clusters.set(true);
+        let same = self
+            .clusters
+            .borrow()
+            .get(&proto.name)
+            .is_some_and(|known| known.cluster.config == config);
+        if same {
+            return;
+        }
+        let endpoints = match &config.discovery {
+            Discovery::Eds(name) => Some(self.endpoints.borrow().get(name).cloned()),
+            Discovery::Static(_) | Discovery::OriginalDst | Discovery::StrictDns(_) => None,
+        };
+        let cluster = Cluster::new(config, &self.stats);
+        // A cluster whose endpoints are known from before is warm at once.
+        let warm = match endpoints {
+            Some(Some(hosts)) => {
+                cluster.set_hosts(hosts);
+                true
+            }
+            Some(None) => false,
+            None => true,
+        };
+        if let Discovery::StrictDns(names) = &cluster.config.discovery {
+            self.spawn(resolve(Rc::clone(&cluster), names.clone()));
+        }
+        let known = KnownCluster {
+            cluster,
+            warm,
+            is_static: false,
+            proto,
+        };
+        self.clusters.borrow_mut().insert(known.proto.name.clone(), known);
+    }
+
+    /// Forgets the clusters that are not among these, static ones aside.
+    pub fn keep_clusters(&self, names: &[String]) {
+        self.got_clusters.set(true);
+        self.clusters
+            .borrow_mut()
+            .retain(|name, known| known.is_static || names.contains(name));
+    }
+
+    /// The names of endpoints that clusters need.
+    pub fn endpoint_names(&self) -> Vec<String> {
+        let clusters = self.clusters.borrow();
+        let names = clusters
+            .values()
+            .filter_map(|known| match &known.cluster.config.discovery {
+                Discovery::Eds(name) => Some(name.clone()),
+                Discovery::Static(_) | Discovery::OriginalDst | Discovery::StrictDns(_) => None,
+            });
+        names.collect()
+    }
+
+    /// These are the endpoints of that name.
+    pub fn set_endpoints(&self, name: &str, hosts: Vec<SocketAddr>) {
+        let hosts: Rc<[SocketAddr]> = hosts.into();
+        for known in self.clusters.borrow_mut().values_mut() {
+            if matches!(&known.cluster.config.discovery, Discovery::Eds(wanted) if wanted == name) {
+                known.cluster.set_hosts(Rc::clone(&hosts));
+                known.warm = true;
+            }
+        }
+        self.endpoints.borrow_mut().insert(name.to_owned(), hosts);
+    }
+
+    /// True if every cluster has its endpoints.
+    pub fn clusters_are_warm(&self) -> bool {
+        self.got_clusters.get() && self.clusters.borrow().values().all(|known| known.warm)
+    }
+
+    /// The listener of this name that serves.
+    pub fn listener(&self, name: &str) -> Option<Rc<ListenerConfig>> {
+        self.listeners.borrow().get(name)?.active.clone()
+    }
+
+    /// The listener of this address that has no socket of its own.
+    pub fn listener_at(&self, address: SocketAddr) -> Option<Rc<ListenerConfig>> {
+        let listeners = self.listeners.borrow();
+        let active = listeners.values().filter_map(|known| known.active.as_ref());
+        active
+            .filter(|listener| !listener.bound && listener.address == address)
+            .map(Rc::clone)
+            .next()
+    }
+
+    /// All listeners that serve, with what they were made from.
+    pub fn all_listeners(&self) -> Vec<(Rc<ListenerConfig>, ListenerProto, bool)> {
+        let listeners = self.listeners.borrow();
+        let active = listeners
+            .values()
+            .filter_map(|known| Some((known.active.clone()?, known)));
+        active
+            .map(|(config, known)| (config, known.proto.clone(), known.is_static))
+            .collect()
+    }
+
+    /// True if this very listener is there already.
+    pub fn has_listener(&self, proto: &ListenerProto) -> bool {
+        self.got_listeners.set(true);
+        self.listeners
+            .borrow()
+            .get(&proto.name)
+            .is_some_and(|known| known.proto == *proto)
+    }
+
+    /// Adds a listener, or puts it in the place of its former self, as soon as its routes are there.
+    pub fn set_listener(&self, config: ListenerConfig, proto: ListenerProto) {
+        let config = Rc::new(config);
+        let mut listeners = self.listeners.borrow_mut();
+        if let Some(known) = listeners.get_mut(&proto.name) {
+            let moved = known
+                .active
+                .as_ref()
+                .is_some_and(|active| active.address != config.address);
+            if moved && let Some(socket) = known.socket.take() {
+                socket.abort();
+            }
+            (known.warming, known.proto) = (Some(config), proto);
+        } else {
+            let known = KnownListener {
+                active: None,
+                warming: Some(config),
+                proto,
+                socket: None,
+                is_static: false,
+            };
+            listeners.insert(known.proto.name.clone(), known);
+        }
+    }
+
+    /// Forgets the listeners that are not among these, static ones aside. Their connections go on.
+    pub fn keep_listeners(&self, names: &[String]) {
+        self.got_listeners.set(true);
+        self.listeners.borrow_mut().retain(|name, known| {
+            let keep = known.is_static || names.contains(name);
+            if !keep && let Some(socket) = known.socket.take() {
+                socket.abort();
+            }
+            keep
+        });
+    }
+
+    /// The names of route tables that listeners need.
+    pub fn route_names(&self) -> Vec<String> {
+        let listeners = self.listeners.borrow();
+        let configs = listeners
+            .values()
+            .flat_map(|known| known.active.iter().chain(&known.warming));
+        let mut names: Vec<String> = configs
+            .flat_map(|config| config.route_names())
+            .map(str::to_owned)
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// A route table.
+    pub fn route_table(&self, name: &str) -> Option<Rc<RouteTable>> {
+        self.routes.borrow().get(name).map(|(table, _)| Rc::clone(table))
+    }
+
+    /// All route tables' resources.
+    pub fn all_routes(&self) -> Vec<RouteConfiguration> {
+        self.routes
+            .borrow()
+            .values()
+            .map(|(_, proto)| proto.clone())
+            .collect()
+    }
+
+    /// Adds a route table, or puts it in the place of its former self.
+    pub fn set_routes(&self, table: RouteTable, proto: RouteConfiguration) {
+        self.routes
+            .borrow_mut()
+            .insert(table.name.clone(), (Rc::new(table), proto));
+    }
+
+    /// Lets listeners serve whose routes are there. At the first start all of them wait for each other.
+    pub fn open_when_ready(self: &Rc<Self>) {
+        let has_routes = |config: &ListenerConfig| {
+            let routes = self.routes.borrow();
+            config.route_names().all(|name| routes.contains_key(name))
+        };
+        let first = self.state.get() != ServerState::Live;
+        if first {
+            let listeners = self.listeners.borrow();
+            let all = listeners
+                .values()
+                .filter_map(|known| known.warming.as_ref())
+                .all(|config| has_routes(config));
+            if !self.got_listeners.get() || !self.clusters_are_warm() || !all {
+                return;
+            }
+        }
+        for known in self.listeners.borrow_mut().values_mut() {
+            let Some(config) = known.warming.take_if(|config| has_routes(config)) else {
+                continue;
+            };
+            if config.bound && known.socket.is_none() {
+                match serve::bind(config.address) {
+                    Ok(socket) => {
+                        let accept = serve::accept(Rc::clone(self), config.name.clone(), socket);
+                        known.socket = Some(tokio::task::spawn_local(accept));
+                    }
+                    Err(error) => log(&format!(
+                        "listener {}: binding {}: {error}",
+                        config.name, config.address
+                    )),
+                }
+            }
+            known.active = Some(config);
+        }
+        if first && self.state.get() != ServerState::Draining {
+            self.state.set(ServerState::Live);
+            self.stats.gauge("server.live").set(1);
+            log("all dependencies initialized. starting workers");
+        }
+    }
+}
+
+/// Looks names up again and again, as long as the cluster is there.
+async fn resolve(cluster: Rc<Cluster>, names: Vec<(String, u16)>) {
+    use std::time::Duration;
+    // Cluster.dns_refresh_rate: five seconds unless said otherwise.
+    const REFRESH: Duration = Duration::from_secs(5);
+    while Rc::strong_count(&cluster) > 1 {
+        let mut hosts: Vec<SocketAddr> = Vec::new();
+        for (name, port) in &names {
+            // The resolver's threads belong to this process, and so to its namespaces.
+            if let Ok(found) = tokio::net::lookup_host((name.as_str(), *port)).await {
+                hosts.extend(found);
+            }
+        }
+        hosts.sort();
+        hosts.dedup();
+        cluster.set_hosts(hosts.into());
+        crate::within::back_off(REFRESH).await;
+    }
+}

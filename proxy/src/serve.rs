@@ -1,1 +1,241 @@
-//! serve.
+//! The one accept loop: original destination, first bytes, filter chain, and on to HTTP or TCP.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "whatever else the first bytes are, it is not what was looked for"
+)]
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::addr::{Arrival, Downstream};
+use crate::config::listener::{FilterChain, ListenerConfig, NetworkFilter};
+use crate::data_plane::Proxy;
+use crate::detect::{self, Seen};
+use crate::http::{self, HttpStats};
+use crate::upstream::connect::next_id;
+use crate::within::at_most;
+use crate::{sys, tcp};
+
+/// Bytes of a connection that were read to look at them, and the rest of it.
+#[derive(Debug)]
+pub struct Prefixed {
+    prefix: BytesMut,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let length = self.prefix.len().min(buffer.remaining());
+        buffer.put_slice(&self.prefix[..length]);
+        self.prefix.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Opens the socket of a listener.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = if address.is_ipv4() {
+        socket2::Domain::IPV4
+    } else {
+        socket2::Domain::IPV6
+    };
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts connections of the listener of this name until it is taken away.
+pub async fn accept(proxy: Rc<Proxy>, name: String, socket: TcpListener) {
+    let address = socket
+        .local_addr()
+        .map(|address| address.to_string().replace(':', "_"))
+        .unwrap_or_default();
+    let total = proxy
+        .stats
+        .counter(&format!("listener.{address}.downstream_cx_total"));
+    loop {
+        // The client was gone before it was accepted, or descriptors ran out for a moment.
+        let Ok((stream, client)) = socket.accept().await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        total.inc();
+        let Some(listener) = proxy.listener(&name) else {
+            return;
+        };
+        let task_proxy = Rc::clone(&proxy);
+        proxy.spawn(async move {
+            // What goes wrong with one connection ends that connection.
+            drop(connection(task_proxy, listener, stream, client).await);
+        });
+    }
+}
+
+async fn connection(
+    proxy: Rc<Proxy>,
+    listener: Rc<ListenerConfig>,
+    stream: TcpStream,
+    client: SocketAddr,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let arrival = sys::arrival(&stream, stream.local_addr()?)?;
+    let downstream = Downstream { client, arrival };
+    let listener = match arrival {
+        Arrival::Redirected(original) if listener.hands_off => {
+            hand_off(&proxy, original.0).unwrap_or(listener)
+        }
+        Arrival::Redirected(_) | Arrival::Direct(_) => listener,
+    };
+    let port = downstream.local().port();
+    let mut io = Prefixed {
+        prefix: BytesMut::new(),
+        stream,
+    };
+    let Some(seen) = inspect(&listener, port, &mut io).await? else {
+        return Ok(());
+    };
+    let (transport, application) = match seen {
+        Seen::Tls => ("tls", None),
+        Seen::Http(version) => ("raw_buffer", Some(version)),
+        Seen::More | Seen::Other => ("raw_buffer", None),
+    };
+    let Some(chain) = listener.choose(port, transport, application).map(Rc::clone) else {
+        proxy
+            .stats
+            .counter(&format!("listener.{}.no_filter_chain_match", listener.name))
+            .inc();
+        return Ok(());
+    };
+    run(proxy, chain, downstream, io).await
+}
+
+async fn run(
+    proxy: Rc<Proxy>,
+    chain: Rc<FilterChain>,
+    downstream: Downstream,
+    mut io: Prefixed,
+) -> io::Result<()> {
+    let id = next_id();
+    match &chain.filter {
+        NetworkFilter::Tcp(config) => tcp::serve(&proxy, config, &chain, downstream, id, io).await,
+        NetworkFilter::Http(config) => {
+            // Which HTTP it is shows in the first bytes; a client of HTTP always speaks first.
+            let is_http2 = loop {
+                match detect::look(&io.prefix, false, true) {
+                    Seen::Http("h2c") => break true,
+                    Seen::More if could_be_http2(&io.prefix) => {
+                        if io.stream.read_buf(&mut io.prefix).await? == 0 {
+                            return Ok(());
+                        }
+                    }
+                    _ => break false,
+                }
+            };
+            let stats = HttpStats::new(&proxy.stats, &config.stat_prefix);
+            let connection = http::Connection {
+                proxy,
+                downstream,
+                id,
+                chain: Rc::clone(&chain),
+                stats,
+            };
+            http::serve(connection, io, is_http2).await;
+        }
+    }
+    Ok(())
+}
+
+/// Nothing yet, or the beginning of the HTTP/2 preface.
+fn could_be_http2(prefix: &[u8]) -> bool {
+    prefix.is_empty() || (prefix.len() < 24 && b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".starts_with(prefix))
+}
+
+/// The listener of an original destination: of that address, or of any address with that port.
+fn hand_off(proxy: &Proxy, original: SocketAddr) -> Option<Rc<ListenerConfig>> {
+    let any = match original {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    proxy
+        .listener_at(original)
+        .or_else(|| proxy.listener_at(SocketAddr::new(any, original.port())))
+}
+
+/// Runs the listener filters; none means that the connection ends here.
+async fn inspect(listener: &ListenerConfig, port: u16, io: &mut Prefixed) -> io::Result<Option<Seen>> {
+    let on = |filter: &Option<crate::config::listener::Skip>| {
+        filter.as_ref().is_some_and(|skip| !skip.skips(port))
+    };
+    let (for_tls, for_http) = (on(&listener.tls_inspector), on(&listener.http_inspector));
+    if !for_tls && !for_http {
+        return Ok(Some(Seen::Other));
+    }
+    let read = async {
+        loop {
+            match detect::look(&io.prefix, for_tls, for_http) {
+                Seen::More => {
+                    if io.stream.read_buf(&mut io.prefix).await? == 0 {
+                        return Ok::<_, io::Error>(if io.prefix.is_empty() {
+                            None
+                        } else {
+                            Some(Seen::Other)
+                        });
+                    }
+                }
+                seen => return Ok(Some(seen)),
+            }
+        }
+    };
+    match at_most(listener.filter_timeout, "a client's first bytes", read).await {
+        Ok(seen) => seen,
+        Err(_) if listener.continue_on_timeout => Ok(Some(Seen::Other)),
+        Err(_) => Ok(None),
+    }
+}

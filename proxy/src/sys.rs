@@ -1,1 +1,99 @@
-//! sys.
+//! Every `unsafe` of this crate: socket options and descriptors that no crate wraps.
+
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, RawFd};
+
+use crate::addr::{Arrival, OriginalDst};
+
+/// `SO_ORIGINAL_DST` and `IP6T_SO_ORIGINAL_DST` (`linux/netfilter_ipv4.h`, `linux/netfilter_ipv6/ip6_tables.h`).
+const SO_ORIGINAL_DST: libc::c_int = 80;
+
+/// How a connection came to `local`. Only "no such entry" means that nothing redirected it; any other answer of the
+/// kernel's is an error, never a guess.
+pub fn arrival(stream: &tokio::net::TcpStream, local: SocketAddr) -> io::Result<Arrival> {
+    let original = match local {
+        SocketAddr::V4(_) => original_v4(stream.as_raw_fd()),
+        SocketAddr::V6(_) => original_v6(stream.as_raw_fd()),
+    };
+    match original {
+        Ok(original) if original == local => Ok(Arrival::Direct(local)),
+        Ok(original) => Ok(Arrival::Redirected(OriginalDst(original))),
+        // ENOENT: conntrack knows of no translation. ENOPROTOOPT: there is no conntrack in this namespace at all.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOPROTOOPT)) => {
+            Ok(Arrival::Direct(local))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn original_v4(socket: RawFd) -> io::Result<SocketAddr> {
+    // SAFETY: a sockaddr_in is plain numbers, for which zero is a value.
+    let mut address: libc::sockaddr_in = unsafe { mem::zeroed() };
+    get(socket, libc::SOL_IP, &mut address)?;
+    let ip = Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
+    Ok(SocketAddr::from((ip, u16::from_be(address.sin_port))))
+}
+
+fn original_v6(socket: RawFd) -> io::Result<SocketAddr> {
+    // SAFETY: a sockaddr_in6 is plain numbers, for which zero is a value.
+    let mut address: libc::sockaddr_in6 = unsafe { mem::zeroed() };
+    get(socket, libc::SOL_IPV6, &mut address)?;
+    let ip = Ipv6Addr::from(address.sin6_addr.s6_addr);
+    Ok(SocketAddr::V6(SocketAddrV6::new(
+        ip,
+        u16::from_be(address.sin6_port),
+        0,
+        address.sin6_scope_id,
+    )))
+}
+
+fn get<T>(socket: RawFd, level: libc::c_int, value: &mut T) -> io::Result<()> {
+    let mut length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    let pointer = std::ptr::from_mut(value).cast();
+    // SAFETY: `value` is ours, `length` says its size, and the kernel writes at most that much.
+    let done = unsafe { libc::getsockopt(socket, level, SO_ORIGINAL_DST, pointer, &raw mut length) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Takes over a descriptor that the parent process left open under this number for this process alone.
+pub fn take_descriptor(number: RawFd) -> File {
+    // SAFETY: the number comes from a hidden option whose user opened it for this process, and it is taken once, at the
+    // start.
+    let file = unsafe { File::from_raw_fd(number) };
+    // Children have no business with it.
+    nix::fcntl::fcntl(
+        &file,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    )
+    .unwrap_or_default();
+    file
+}
+
+/// Makes a command's process die with this one.
+pub fn die_together(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let step = || nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(io::Error::from);
+    // SAFETY: one system call between fork and exec, nothing that allocates or locks.
+    unsafe { command.pre_exec(step) };
+}
+
+/// Lets a socket that is bound to an address get its port when it connects (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
+pub fn bind_without_port(socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    let (value, option) = (std::ptr::from_ref(&on).cast(), libc::IP_BIND_ADDRESS_NO_PORT);
+    // SAFETY: the value is a C int that outlives the call, and the length is its own.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, option, value, length) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

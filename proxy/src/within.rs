@@ -1,4 +1,4 @@
-//! Waiting with a limit and a name: the one place where this crate lets time pass.
+//! Waiting with a limit and a name, and the pauses that a protocol asks for: the one place where time passes.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct TooLong {
     pub limit: Duration,
 }
 
-/// Awaits `future`, at most `limit`; `what` says in the error what was awaited ("the canary's trace event").
+/// Awaits `future`, at most `limit`; `what` says in the error what was awaited.
 pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> Result<F::Output, TooLong> {
     #[expect(
         clippy::disallowed_methods,
@@ -23,4 +23,22 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> Result
         what: what.to_owned(),
         limit,
     })
+}
+
+/// Awaits `future`, at most `limit` if there is one.
+pub async fn at_most<F: Future>(
+    limit: Option<Duration>,
+    what: &str,
+    future: F,
+) -> Result<F::Output, TooLong> {
+    match limit {
+        Some(limit) => within(limit, what, future).await,
+        None => Ok(future.await),
+    }
+}
+
+/// Lets a time pass that a back-off asks for.
+pub async fn back_off(pause: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "a back-off is time, not an event")]
+    tokio::time::sleep(pause).await;
 }

@@ -1,1 +1,192 @@
-//! The steps of a scenario, in order.
+//! The steps of a scenario, in order, in a lab that is built for them and taken down after them.
+//!
+//! This runs in the world process, on one thread: a `current_thread` runtime and a `LocalSet`. Every task belongs to
+//! the `Lab` and ends with it.
+
+mod lab;
+mod life;
+mod logs;
+mod mesh;
+mod reports;
+mod request;
+mod state;
+mod steps;
+mod up;
+pub mod wire;
+
+use std::os::fd::{OwnedFd, RawFd};
+use std::time::Instant;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::LocalSet;
+
+use crate::report::{LabError, RunEvent, ScenarioReport};
+use crate::scenario;
+use crate::world::entry;
+use wire::RunRequest;
+
+/// Why the world process could not even report.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The runtime did not start.
+    #[error("starting the runtime")]
+    Runtime(#[source] std::io::Error),
+    /// The control socket failed.
+    #[error("the control socket: {doing}")]
+    Control {
+        /// What was tried.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The host side said something that is no request.
+    #[error("the host side said something that is no request: {0}")]
+    Request(String),
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}
+
+/// The world process: reads a request from the control socket, runs it, reports on the same socket.
+pub fn world_main(control: RawFd) -> Result<(), Error> {
+    let started = Instant::now();
+    let control = crate::sys::take_descriptor(control);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    LocalSet::new().block_on(&runtime, serve(control, started))
+}
+
+async fn serve(control: OwnedFd, started: Instant) -> Result<(), Error> {
+    let failed = |doing: &'static str| move |source| Error::Control { doing, source };
+    let control = std::os::unix::net::UnixStream::from(control);
+    control
+        .set_nonblocking(true)
+        .map_err(failed("making it non-blocking"))?;
+    let (read, write) = UnixStream::from_std(control)
+        .map_err(failed("registering it"))?
+        .into_split();
+    let mut lines = BufReader::new(read).lines();
+    let line = lines.next_line().await.map_err(failed("reading the request"))?;
+    let line = line.ok_or_else(|| Error::Request("end of file".to_owned()))?;
+    let request: RunRequest =
+        serde_json::from_str(&line).map_err(|error| Error::Request(error.to_string()))?;
+    let mut events = Events { write };
+    let report = run(&request, started, &mut events, lines.into_inner()).await;
+    events
+        .send(&RunEvent::Ended {
+            report: Box::new(report),
+        })
+        .await;
+    Ok(())
+}
+
+/// Where events go. If the host side is gone there is nobody to tell, and the lab comes down by itself.
+struct Events {
+    write: OwnedWriteHalf,
+}
+
+impl Events {
+    async fn send(&mut self, event: &RunEvent) {
+        if let Ok(mut text) = serde_json::to_string(event) {
+            text.push('\n');
+            drop(self.write.write_all(text.as_bytes()).await);
+        }
+    }
+}
+
+async fn run(
+    request: &RunRequest,
+    started: Instant,
+    events: &mut Events,
+    control: BufReader<OwnedReadHalf>,
+) -> ScenarioReport {
+    let mut report = ScenarioReport {
+        name: String::new(),
+        file: request.file.clone(),
+        up_seconds: None,
+        seconds: 0.0,
+        steps: Vec::new(),
+        error: None,
+    };
+    let interrupted = LabError {
+        machine: false,
+        message: "interrupted".to_owned(),
+    };
+    let outcome = tokio::select! {
+        outcome = run_steps(request, started, events, &mut report) => outcome,
+        () = end_of_file(control) => Err(interrupted),
+    };
+    report.error = outcome.err();
+    report.seconds = started.elapsed().as_secs_f64();
+    report
+}
+
+/// Returns when the host side has closed its end, which means: come down.
+async fn end_of_file(mut control: BufReader<OwnedReadHalf>) {
+    let mut rest = String::new();
+    while let Ok(1..) = control.read_line(&mut rest).await {
+        rest.clear();
+    }
+}
+
+async fn run_steps(
+    request: &RunRequest,
+    started: Instant,
+    events: &mut Events,
+    report: &mut ScenarioReport,
+) -> Result<(), LabError> {
+    let failed = |message: String| LabError {
+        machine: false,
+        message,
+    };
+    let loaded = scenario::parse(&request.file, &request.text)
+        .map_err(|_mistakes| failed("the file that the host side checked has mistakes".to_owned()))?;
+    let scenario = loaded.scenario;
+    report.name.clone_from(&scenario.name);
+    entry::settle_in().map_err(|error| failed(chain(&error)))?;
+    let steps = scenario.steps.clone();
+    events
+        .send(&RunEvent::Progress {
+            text: "namespaces, rules, sidecars".to_owned(),
+        })
+        .await;
+    let lab = up::up(scenario).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    report.up_seconds = Some(seconds);
+    events.send(&RunEvent::Up { seconds }).await;
+    let wanted =
+        |name: &str| request.only.is_empty() || request.only.iter().any(|part| name.contains(part.as_str()));
+    for step in steps.iter().filter(|step| wanted(&step.name)) {
+        events
+            .send(&RunEvent::StepStarted {
+                name: step.name.clone(),
+            })
+            .await;
+        let ended = steps::run(&lab, step, true).await;
+        events
+            .send(&RunEvent::StepEnded {
+                step: Box::new(ended.clone()),
+            })
+            .await;
+        report.steps.push(ended);
+        if let Some(failure) = lab.watched.read(|state| state.failure.clone()) {
+            return Err(failed(failure));
+        }
+    }
+    up::down(lab).await;
+    Ok(())
+}

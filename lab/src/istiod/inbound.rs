@@ -22,14 +22,14 @@ use super::registry::{Port, Proxy, Registry};
 use super::routes;
 use super::wire::{address, no_limit, number};
 
-/// The ports of a proxy's pod that services have, by the pod's port. If two services give one port to two protocols,
+/// The ports of a proxy's pod that services have, whether the pod is ready or not, by the pod's port. If two services give one port to two protocols,
 /// the first one holds (Istio reports a conflict and does the same).
 pub(super) fn ports<'a>(registry: &'a Registry, proxy: &Proxy) -> BTreeMap<u16, &'a Port> {
     let mut ports = BTreeMap::new();
     for service in registry
         .services
         .iter()
-        .filter(|service| proxy.services.contains(&service.name))
+        .filter(|service| service.selected.contains(&proxy.pod))
     {
         for port in &service.ports {
             ports.entry(port.target_port).or_insert(port);

@@ -37,7 +37,7 @@ pub(super) struct Mesh {
 struct Roll {
     next: u64,
     connections: BTreeMap<ConnectionId, Connection>,
-    /// The generation that was last told as settled.
+    /// The generation that was told as settled, while nothing is behind it.
     told: Option<u64>,
 }
 
@@ -208,8 +208,9 @@ impl Mesh {
         self.roll().connections.values().cloned().collect()
     }
 
-    /// Tells the lab the newest state that every proxy has, if that changed. A proxy that connected again counts once,
-    /// by its newest stream: the older one may not have been noticed dead yet.
+    /// Tells the lab that every proxy has the newest state, once each time that this comes true. Proxies for which
+    /// something is held are not waited for. One that connected again counts by its newest stream: the older one may not
+    /// have been noticed dead yet.
     fn tell_settled(&self) {
         let (newest, holds) = {
             let current = self.current.borrow();
@@ -225,16 +226,16 @@ impl Mesh {
             .values()
             .map(|connection| (connection.node_id.as_str(), connection))
             .collect();
-        let waited_for = by_proxy
+        let mut waited_for = by_proxy
             .values()
             .filter(|connection| !holds.contains_key(&connection.pod));
         let settled = waited_for
-            .map(|connection| connection.settled)
-            .min()
-            .unwrap_or(newest);
-        if roll.told.replace(settled) != Some(settled) {
+            .all(|connection| connection.settled == newest)
+            .then_some(newest);
+        let before = std::mem::replace(&mut roll.told, settled);
+        if let Some(generation) = settled.filter(|_| before != settled) {
             // Under the lock, so that two such reports never change places.
-            self.tell(Report::Synced { generation: settled });
+            self.tell(Report::Synced { generation });
         }
     }
 

@@ -50,6 +50,7 @@ use tokio::sync::mpsc;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::report::terminal;
 use ads::Ads;
 use mesh::Mesh;
 
@@ -112,6 +113,8 @@ enum Error {
 
 /// Runs the control plane until the lab closes the control socket, or SIGTERM.
 pub fn run(args: Args) -> ExitCode {
+    // A name in `ps` is a convenience.
+    nix::sys::prctl::set_name(c"istiod").unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -179,13 +182,7 @@ async fn serve_xds(listener: TcpListener, mesh: Arc<Mesh>) -> Result<(), tonic::
 
 /// A line on standard error, istiod's own log.
 fn complain(text: &str) {
-    #[expect(
-        clippy::print_stderr,
-        reason = "this process's log, which the lab collects; it has no other output"
-    )]
-    {
-        eprintln!("istiod: {text}");
-    }
+    terminal::complain(&format!("istiod: {text}\n"));
 }
 
 #[cfg(test)]

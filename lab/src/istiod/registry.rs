@@ -37,6 +37,8 @@ pub struct Service {
     pub routes: Vec<Route>,
     /// Its ready endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// The pods that its selector selects, ready or not.
+    pub selected: Vec<String>,
 }
 
 /// A service's port.
@@ -137,9 +139,6 @@ pub struct Proxy {
     pub pod: String,
     /// The pod's address.
     pub ip: Ipv4Addr,
-    /// Short names of the services whose selectors choose the pod, whether it is ready or not: Istio derives inbound
-    /// filter chains and clusters from these, and a pod that is not ready yet has them all the same.
-    pub services: Vec<String>,
 }
 
 /// What the lab tells istiod, one JSON document a line.
@@ -148,7 +147,7 @@ pub struct Proxy {
 pub enum Command {
     /// The state of the mesh is now this.
     State {
-        /// The number that the lab gave it; numbers only grow. It is the version of what follows from it.
+        /// Its number; each is greater than the one before.
         generation: u64,
         /// All of it.
         registry: Registry,
@@ -185,6 +184,11 @@ pub enum Report {
         /// The node id it gave.
         node_id: String,
     },
+    /// Every connected proxy from which nothing is held has acknowledged, or refused, all of this generation.
+    Synced {
+        /// Its number.
+        generation: u64,
+    },
     /// A proxy acknowledged a version of a type.
     Ack {
         /// The node id.
@@ -204,11 +208,5 @@ pub enum Report {
         version: String,
         /// Its words.
         message: String,
-    },
-    /// Every connected proxy has all that follows from this state, or refused it. Proxies for which a type is held are
-    /// not waited for. It goes back when a proxy connects or is released, and comes again when that one has all.
-    Synced {
-        /// The number of the state.
-        generation: u64,
     },
 }

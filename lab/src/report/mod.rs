@@ -1,1 +1,199 @@
-//! What a person or a program reads of a run.
+//! What a person or a program reads of a run: one [`ScenarioReport`] per file, rendered by the modules below.
+//!
+//! The world process sends these over its control socket as it goes, so they have a wire shape.
+
+pub mod human;
+pub mod json;
+pub mod terminal;
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Exit;
+
+/// How a step or a scenario ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Everything that was expected was observed.
+    Pass,
+    /// Something else was observed.
+    Fail,
+    /// Something could not be observed; never a pass.
+    Unobserved,
+    /// The lab could not do what the step asks.
+    Error,
+}
+
+/// A whole scenario file, run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScenarioReport {
+    /// The scenario's name.
+    pub name: String,
+    /// The file, as it was named.
+    pub file: String,
+    /// What was done first: pods, rules, sidecars, until all was ready; seconds. None if it never was.
+    pub up_seconds: Option<f64>,
+    /// From start to the last thing torn down, seconds.
+    pub seconds: f64,
+    /// Steps in order, those that were run.
+    pub steps: Vec<StepReport>,
+    /// Why the lab itself failed, if it did.
+    pub error: Option<LabError>,
+}
+
+/// Why the lab itself failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabError {
+    /// The machine lacks something (exit 3), or the lab failed (exit 4).
+    pub machine: bool,
+    /// What failed, each cause on a line of its own.
+    pub message: String,
+}
+
+/// One step, run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Its name.
+    pub name: String,
+    /// How it ended.
+    pub result: Outcome,
+    /// How long it took.
+    pub seconds: f64,
+    /// Line of the file, from 1.
+    pub line: usize,
+    /// Column of the file, from 1.
+    pub column: usize,
+    /// How its request ended, in the scenario's words.
+    pub outcome: Option<String>,
+    /// The HTTP status.
+    pub status: Option<u16>,
+    /// Response flags of the outermost sidecar.
+    pub flags: Option<String>,
+    /// The legs that were observed, in the order in which the request went.
+    pub path: Vec<LegReport>,
+    /// What was expected and did not hold.
+    pub findings: Vec<FindingReport>,
+    /// What a published explanation says.
+    pub article: Option<String>,
+    /// Anything more to say: why it could not be observed, what a program printed.
+    pub notes: Vec<String>,
+}
+
+/// One leg.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegReport {
+    /// The pod that saw it.
+    pub pod: String,
+    /// True if an earlier request opened it.
+    pub reused: bool,
+    /// All hops, those that the text leaves out as well.
+    pub hops: Vec<HopReport>,
+    /// The leg in path notation.
+    pub text: String,
+}
+
+/// One hop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HopReport {
+    /// `hook`, `rule`, `socket` or `end`.
+    pub kind: String,
+    /// The hop in path notation.
+    pub name: String,
+    /// The table of a rule.
+    pub table: Option<String>,
+    /// The chain of a rule.
+    pub chain: Option<String>,
+    /// The position of a rule in its chain, from 1.
+    pub rule: Option<u16>,
+    /// What the rule decided, in lower case.
+    pub verdict: Option<String>,
+    /// The role of a socket's owner.
+    pub role: Option<String>,
+    /// The port of a socket or refusal.
+    pub port: Option<u16>,
+    /// The process that owns a socket.
+    pub pid: Option<u32>,
+    /// True if the notation leaves this hop out.
+    pub hidden: bool,
+}
+
+/// One thing that was expected and did not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingReport {
+    /// What it is about: `status`, `path of reviews-v1`…
+    pub what: String,
+    /// As the scenario has it, one line or leg each.
+    pub expected: Vec<String>,
+    /// As it was observed.
+    pub observed: Vec<String>,
+    /// For paths: the leg and the hop, from 0, where they first differ.
+    pub differs_at: Option<(usize, usize)>,
+}
+
+/// What the world process tells its parent, one JSON document a line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum RunEvent {
+    /// Something is under way ("waiting for sidecars").
+    Progress {
+        /// In a few words.
+        text: String,
+    },
+    /// All is ready for the first step.
+    Up {
+        /// How long that took.
+        seconds: f64,
+    },
+    /// A step has begun.
+    StepStarted {
+        /// Its name.
+        name: String,
+    },
+    /// A step has ended.
+    StepEnded {
+        /// What was seen.
+        step: Box<StepReport>,
+    },
+    /// The run is over, everything is torn down.
+    Ended {
+        /// All of it.
+        report: Box<ScenarioReport>,
+    },
+}
+
+impl ScenarioReport {
+    /// The exit code that this scenario asks for.
+    pub fn exit(&self) -> Exit {
+        let steps = self
+            .steps
+            .iter()
+            .fold(Exit::Held, |worst, step| worst.worse(step.result.exit()));
+        match &self.error {
+            None => steps,
+            Some(error) if error.machine => steps.worse(Exit::Machine),
+            Some(_) => steps.worse(Exit::Lab),
+        }
+    }
+}
+
+impl Outcome {
+    /// The exit code that a step with this result asks for.
+    pub const fn exit(self) -> Exit {
+        match self {
+            Self::Pass => Exit::Held,
+            Self::Fail => Exit::Failed,
+            Self::Unobserved => Exit::Unobserved,
+            Self::Error => Exit::Lab,
+        }
+    }
+
+    /// In capitals, as the human output has it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Fail => "FAIL",
+            Self::Unobserved => "UNOBSERVED",
+            Self::Error => "ERROR",
+        }
+    }
+}

@@ -1,3 +1,152 @@
-//! Scenario files: text with spans -> as written -> resolved, or every mistake at once.
+//! Scenario files: text with spans -> values -> a checked scenario, or every mistake at once.
 
 pub mod model;
+
+pub mod mistake;
+mod source;
+
+mod fields;
+
+mod mesh;
+mod names;
+mod pods;
+mod services;
+mod steps;
+
+mod expect;
+
+mod schema;
+
+use std::path::Path;
+
+pub use mistake::{LoadError, Loaded, Mistakes, Warning};
+pub use schema::schema;
+
+use fields::{At, Reader};
+use model::Scenario;
+use names::Names;
+
+/// The longest file that is read.
+const LONGEST: u64 = 1 << 20;
+
+/// The fields of a scenario file.
+const FIELDS: &[&str] = &[
+    "name",
+    "description",
+    "mesh",
+    "services",
+    "destinationRules",
+    "virtualServices",
+    "pods",
+    "steps",
+];
+
+/// Reads and checks a file; gives its text too.
+pub fn load(path: &Path) -> Result<(String, Loaded), LoadError> {
+    let file = path.display().to_string();
+    let failed = |source| LoadError::Read {
+        file: file.clone(),
+        source,
+    };
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(LoadError::NotText {
+            file,
+            why: "is a directory: name a scenario file".to_owned(),
+        });
+    }
+    if metadata.len() > LONGEST {
+        let mib = metadata.len().div_ceil(1 << 20);
+        let why = format!("has {mib} MiB: a scenario has at most 1 MiB; is this the right file?");
+        return Err(LoadError::NotText { file, why });
+    }
+    let bytes = std::fs::read(path).map_err(failed)?;
+    let text = source::text(&bytes).map_err(|why| LoadError::NotText {
+        file: file.clone(),
+        why,
+    })?;
+    let loaded = parse(&file, &text).map_err(LoadError::Mistakes)?;
+    Ok((text, loaded))
+}
+
+/// Checks the text of a file. Nothing is created.
+pub fn parse(file: &str, text: &str) -> Result<Loaded, Mistakes> {
+    let reader = Reader::new(file, text)?;
+    let scenario = scenario(&reader, reader.root(), file);
+    reader.finish(scenario)
+}
+
+fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
+    let fields = reader.map(root.clone(), FIELDS)?;
+    let stem = Path::new(file)
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let name = fields
+        .get("name")
+        .and_then(|at| reader.string(at))
+        .unwrap_or(stem);
+    let description = fields
+        .get("description")
+        .and_then(|at| reader.string(at))
+        .unwrap_or_default();
+    let mesh = mesh::read(reader, fields.get("mesh"));
+    let services = services::services(reader, fields.get("services"));
+    let destination_rules = services::destination_rules(reader, fields.get("destinationRules"), &services);
+    let virtual_services = services::virtual_services(
+        reader,
+        fields.get("virtualServices"),
+        &services,
+        &destination_rules,
+    );
+    let pods = if let Some(at) = fields.get("pods") {
+        pods::read(reader, at, &mesh.interception)
+    } else {
+        reader.wrong(
+            &root,
+            "no `pods`",
+            "a scenario needs at least one pod and one step",
+        );
+        Vec::new()
+    };
+    for service in &services {
+        let none = !pods
+            .iter()
+            .any(|pod| crate::plan::endpoints::selects(&service.selector, &pod.labels));
+        if none && let Some(at) = fields.get("services") {
+            let pairs: Vec<String> = service
+                .selector
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            reader.warn(
+                at,
+                &format!(
+                    "service `{}` selects no pod (selector {})",
+                    service.name,
+                    pairs.join(",")
+                ),
+            );
+        }
+    }
+    let names = Names::new(&pods);
+    let steps = if let Some(at) = fields.get("steps") {
+        steps::read(reader, at, &names)
+    } else {
+        reader.wrong(&root, "no `steps`", "a scenario needs at least one step");
+        Vec::new()
+    };
+    Some(Scenario {
+        name,
+        description,
+        mesh: mesh.mesh,
+        services,
+        destination_rules,
+        virtual_services,
+        pods,
+        steps,
+    })
+}
+
+#[cfg(test)]
+mod tests;

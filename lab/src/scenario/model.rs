@@ -266,7 +266,7 @@ pub enum Listen {
     Http(NonZeroU16),
     /// TCP: answers each line with itself (echo).
     Tcp(NonZeroU16),
-    /// TCP that greets first, as MySQL and SMTP do.
+    /// TCP that greets first, as `MySQL` and SMTP do.
     TcpServerFirst(NonZeroU16),
 }
 

@@ -1,1 +1,8 @@
 //! The running lab: supervisor, node, pods and their processes.
+
+pub mod entry;
+pub mod node;
+pub mod pod;
+pub mod preflight;
+pub mod process;
+pub mod supervisor;

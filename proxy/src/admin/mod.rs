@@ -1,1 +1,147 @@
-//! admin.
+//! The data plane's admin port: what it knows, in Envoy's shapes.
+
+mod dump;
+
+use std::convert::Infallible;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::data_plane::{Proxy, ServerState};
+use crate::stats::prometheus;
+
+/// Paths, in the order of the list that an unknown path gets.
+const PATHS: [(&str, &str); 10] = [
+    ("/clusters", "upstream cluster status"),
+    ("/config_dump", "dump current configuration"),
+    ("/drain_listeners", "drain listeners (POST)"),
+    ("/help", "print out list of admin commands"),
+    ("/listeners", "print listener info"),
+    ("/quitquitquit", "exit the server (POST)"),
+    (
+        "/ready",
+        "print server state, return 200 if LIVE, otherwise return 503",
+    ),
+    ("/server_info", "print server version/status information"),
+    ("/stats", "print server stats"),
+    ("/stats/prometheus", "print server stats in prometheus format"),
+];
+
+/// Serves the admin port until it is aborted; `quit` is told when somebody asks for the end.
+pub async fn serve(proxy: Rc<Proxy>, socket: TcpListener, quit: watch::Sender<bool>) {
+    let quit = Rc::new(quit);
+    loop {
+        let Ok((stream, _)) = socket.accept().await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let (task_proxy, quit) = (Rc::clone(&proxy), Rc::clone(&quit));
+        let service = service_fn(move |request| {
+            let (proxy, quit) = (Rc::clone(&task_proxy), Rc::clone(&quit));
+            async move { Ok::<_, Infallible>(answer(&proxy, &quit, &request)) }
+        });
+        proxy.spawn(async move {
+            // A client that goes away is no concern of the port.
+            drop(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await,
+            );
+        });
+    }
+}
+
+fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::SERVER, header::HeaderValue::from_static("envoy"));
+    response
+}
+
+fn plain(body: impl Into<String>) -> Response<Full<Bytes>> {
+    text(StatusCode::OK, "text/plain; charset=UTF-8", body.into())
+}
+
+fn json(body: &serde_json::Value) -> Response<Full<Bytes>> {
+    text(StatusCode::OK, "application/json", format!("{body:#}\n"))
+}
+
+fn answer(
+    proxy: &Rc<Proxy>,
+    quit: &watch::Sender<bool>,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let query = request.uri().query().unwrap_or_default();
+    let wants = |word: &str| query.split('&').any(|part| part == word);
+    match request.uri().path() {
+        "/ready" => {
+            let state = proxy.state();
+            let status = if state == ServerState::Live {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            text(status, "text/plain; charset=UTF-8", format!("{}\n", state.name()))
+        }
+        "/server_info" => json(&json!({
+            "version": concat!("lab-proxy/", env!("CARGO_PKG_VERSION")),
+            "state": proxy.state().name(),
+            "uptime_current_epoch": format!("{}s", proxy.started.elapsed().as_secs()),
+            "node": { "id": proxy.bootstrap.node_id },
+        })),
+        "/stats" if wants("format=prometheus") => plain(prometheus::render(&proxy.stats)),
+        "/stats" => plain(proxy.stats.text()),
+        "/stats/prometheus" => text(
+            StatusCode::OK,
+            "text/plain; version=0.0.4",
+            prometheus::render(&proxy.stats),
+        ),
+        "/clusters" if wants("format=json") => json(&dump::clusters_json(proxy)),
+        "/clusters" => plain(dump::clusters_text(proxy)),
+        "/listeners" if wants("format=json") => json(&dump::listeners_json(proxy)),
+        "/listeners" => plain(dump::listeners_text(proxy)),
+        "/config_dump" => json(&dump::config(proxy)),
+        "/drain_listeners" | "/quitquitquit" if request.method() != Method::POST => text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "text/plain; charset=UTF-8",
+            format!("Method {} not allowed, POST required.\n", request.method()),
+        ),
+        "/drain_listeners" => {
+            if !wants("graceful") {
+                proxy.drain();
+            }
+            plain("OK\n")
+        }
+        "/quitquitquit" => {
+            quit.send_replace(true);
+            plain("OK\n")
+        }
+        "/help" | "/" => plain(help()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "text/plain; charset=UTF-8",
+            format!("invalid path. {}", help()),
+        ),
+    }
+}
+
+fn help() -> String {
+    let lines: String = PATHS
+        .iter()
+        .map(|(path, what)| format!("  {path}: {what}\n"))
+        .collect();
+    format!("admin commands are:\n{lines}")
+}

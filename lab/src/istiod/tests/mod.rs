@@ -35,6 +35,7 @@ fn service(name: &str, vip: u8, ports: Vec<Port>, endpoints: Vec<Endpoint>) -> S
         subsets: Vec::new(),
         routes: Vec::new(),
         endpoints,
+        selected: Vec::new(),
     }
 }
 
@@ -46,12 +47,11 @@ fn endpoint(pod: &str, ip: u8, version: &str) -> Endpoint {
     }
 }
 
-fn proxy(pod: &str, ip: u8, services: &[&str]) -> Proxy {
+fn proxy(pod: &str, ip: u8) -> Proxy {
     Proxy {
         node_id: format!("sidecar~10.244.0.{ip}~{pod}.default~default.svc.cluster.local"),
         pod: pod.to_owned(),
         ip: Ipv4Addr::new(10, 244, 0, ip),
-        services: services.iter().map(|name| (*name).to_owned()).collect(),
     }
 }
 
@@ -105,6 +105,30 @@ fn reviews_routes() -> Vec<Route> {
 
 /// Bookinfo in short, with a TCP service, an undeclared one, and the control plane itself.
 pub(super) fn bookinfo() -> Registry {
+    let mut registry = Registry {
+        allow_any: true,
+        inbound_to_pod_ip: true,
+        retries: 2,
+        services: services(),
+        proxies: vec![proxy("productpage-v1", 10), proxy("reviews-v1", 11)],
+    };
+    select(&mut registry, "productpage-v1", &["productpage"]);
+    select(&mut registry, "reviews-v1", &["reviews", "mysql", "legacy"]);
+    registry
+}
+
+/// The pod is of these services, ready or not.
+fn select(registry: &mut Registry, pod: &str, services: &[&str]) {
+    let chosen = registry
+        .services
+        .iter_mut()
+        .filter(|service| services.contains(&service.name.as_str()));
+    for service in chosen {
+        service.selected.push(pod.to_owned());
+    }
+}
+
+fn services() -> Vec<Service> {
     let http = |port_number| vec![port("http", port_number, 9080, Protocol::Http)];
     let reviews = Service {
         subsets: ["v1", "v2", "v3"]
@@ -126,36 +150,27 @@ pub(super) fn bookinfo() -> Registry {
         port("grpc-xds", 15010, 15010, Protocol::Http2),
         port("http-monitoring", 15014, 15014, Protocol::Http),
     ];
-    Registry {
-        allow_any: true,
-        inbound_to_pod_ip: true,
-        retries: 2,
-        services: vec![
-            service(
-                "productpage",
-                10,
-                http(9080),
-                vec![endpoint("productpage-v1", 10, "v1")],
-            ),
-            reviews,
-            service("ratings", 14, http(80), vec![]),
-            service(
-                "mysql",
-                15,
-                vec![port("tcp-mysql", 3306, 3306, Protocol::Tcp)],
-                vec![endpoint("mysql", 15, "v1")],
-            ),
-            service(
-                "legacy",
-                16,
-                vec![port("legacy", 7000, 7000, Protocol::Unknown)],
-                vec![],
-            ),
-            service("istiod", 20, istiod, vec![endpoint("istiod", 2, "v1")]),
-        ],
-        proxies: vec![
-            proxy("productpage-v1", 10, &["productpage"]),
-            proxy("reviews-v1", 11, &["reviews", "mysql", "legacy"]),
-        ],
-    }
+    vec![
+        service(
+            "productpage",
+            10,
+            http(9080),
+            vec![endpoint("productpage-v1", 10, "v1")],
+        ),
+        reviews,
+        service("ratings", 14, http(80), vec![]),
+        service(
+            "mysql",
+            15,
+            vec![port("tcp-mysql", 3306, 3306, Protocol::Tcp)],
+            vec![endpoint("mysql", 15, "v1")],
+        ),
+        service(
+            "legacy",
+            16,
+            vec![port("legacy", 7000, 7000, Protocol::Unknown)],
+            vec![],
+        ),
+        service("istiod", 20, istiod, vec![endpoint("istiod", 2, "v1")]),
+    ]
 }

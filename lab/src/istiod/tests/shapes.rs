@@ -31,7 +31,7 @@ use prost::{Message, Name as _};
 use super::super::listeners::Interception;
 use super::super::registry::{Proxy, Registry};
 use super::super::{clusters, endpoints, listeners, routes};
-use super::{bookinfo, port, proxy};
+use super::{bookinfo, port, proxy, select};
 use crate::istiod::registry::Protocol;
 
 fn socket(address: &SocketAddress) -> String {
@@ -325,7 +325,8 @@ fn a_pod_of_two_services_has_one_chain_for_each_of_its_ports() {
         port("grpc", 81, 8081, Protocol::Http2),
     ];
     registry.services[1].ports = vec![port("tcp", 9999, 8080, Protocol::Tcp)];
-    let both = proxy("both", 30, &["productpage", "reviews"]);
+    let both = proxy("both", 30);
+    select(&mut registry, "both", &["productpage", "reviews"]);
     let own = clusters::own(&registry, &both);
     assert_eq!(
         lines(&own, |cluster| cluster.name.clone()),
@@ -353,7 +354,7 @@ fn a_pod_of_two_services_has_one_chain_for_each_of_its_ports() {
 #[test]
 fn a_pod_without_services_has_inspectors_on_every_port_but_the_listeners_own() {
     let registry = bookinfo();
-    let own = listeners::own(&registry, &proxy("client", 31, &[]), Interception::Redirect);
+    let own = listeners::own(&registry, &proxy("client", 31), Interception::Redirect);
     assert_eq!(
         own[1].listener_filters[1].filter_disabled.as_ref().map(ports),
         Some(vec![15006])

@@ -1,0 +1,402 @@
+//! Loading a ruleset into the kernel and reading it back: the one module with I/O.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Std, ExitStatus, Output, Stdio};
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Child;
+
+use crate::options::Group;
+use crate::render::restore::{Line, lines, rule_text};
+use crate::rule::{Is, Match};
+use crate::ruleset::{Family, Owns, Ruleset};
+
+/// Starts a program with these arguments in the network namespace that the rules are for; stdin, stdout, stderr piped.
+pub type Spawn<'a> = &'a dyn Fn(&Path, &[&OsStr]) -> io::Result<Child>;
+
+/// The `nf_tables` variant of iptables on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tool {
+    restore: PathBuf,
+    save: PathBuf,
+    restore_v6: PathBuf,
+    save_v6: PathBuf,
+}
+
+/// Why no usable iptables was found.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// None at all.
+    #[error("looked for {program} in {searched} and found none: apt-get install iptables")]
+    Missing {
+        /// Which program.
+        program: &'static str,
+        /// Where.
+        searched: String,
+    },
+    /// Only the variant whose rules the kernel does not trace.
+    #[error("{} is `{version}`, which is not the nf_tables variant: apt-get install iptables, for iptables-nft-restore", path.display())]
+    Legacy {
+        /// The program.
+        path: PathBuf,
+        /// What it says of itself.
+        version: String,
+    },
+    /// It does not run.
+    #[error("could not run {} --version: check that it is executable", path.display())]
+    Run {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a ruleset is not in the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A group is named, and only ids are loaded.
+    #[error(
+        "rule `{rule}` (option {option}) names the group `{group}`: resolve group names to ids before applying"
+    )]
+    GroupName {
+        /// The group.
+        group: String,
+        /// The rule.
+        rule: String,
+        /// Its option.
+        option: &'static str,
+    },
+    /// The tool could not be run.
+    #[error("could not {what} {}: check that the pod's namespace is there and the program runs", program.display())]
+    Run {
+        /// What was tried.
+        what: &'static str,
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The tool refused a line; the table of that line is unchanged.
+    #[error("{} refused line {line} ({status}): {said}\n  rule:   {rule}\n  option: {option}", program.display())]
+    Refused {
+        /// The program.
+        program: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// How it ended.
+        status: ExitStatus,
+        /// Its words.
+        said: String,
+        /// The line's text.
+        rule: String,
+        /// The option that asked for it.
+        option: &'static str,
+    },
+    /// The tool failed without naming a line.
+    #[error("{} failed ({status}): {said}", program.display())]
+    Failed {
+        /// The program.
+        program: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+        /// Its words.
+        said: String,
+    },
+    /// Other rules are there.
+    #[error("other rules are already loaded, remove them first:\n{}", difference.join("\n"))]
+    Different {
+        /// What the kernel has (`+`), and what it lacks (`-`), in save form.
+        difference: Vec<String>,
+    },
+}
+
+/// What an apply came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The rules were loaded.
+    Loaded,
+    /// They were there already, in this order.
+    AlreadyThere,
+}
+
+impl Tool {
+    /// Searches `$PATH`, `/usr/sbin` and `/sbin`. Runs `--version` where a name does not tell the variant; call it once.
+    pub fn find() -> Result<Self, ToolError> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+        let directories: Vec<PathBuf> = env::split_paths(&path).chain(extra).collect();
+        Self::find_in(&directories)
+    }
+
+    fn find_in(directories: &[PathBuf]) -> Result<Self, ToolError> {
+        let search = |program: &'static str, nft: &'static str| {
+            if let Some(path) = locate(directories, nft) {
+                return Ok(path);
+            }
+            let searched = directories
+                .iter()
+                .map(|each| each.display().to_string())
+                .collect::<Vec<_>>()
+                .join(":");
+            let path = locate(directories, program).ok_or(ToolError::Missing { program, searched })?;
+            let version = version(&path)?;
+            if version.contains("nf_tables") {
+                Ok(path)
+            } else {
+                Err(ToolError::Legacy { path, version })
+            }
+        };
+        Ok(Self {
+            restore: search("iptables-restore", "iptables-nft-restore")?,
+            save: search("iptables-save", "iptables-nft-save")?,
+            restore_v6: search("ip6tables-restore", "ip6tables-nft-restore")?,
+            save_v6: search("ip6tables-save", "ip6tables-nft-save")?,
+        })
+    }
+
+    fn restore(&self, family: Family) -> &Path {
+        match family {
+            Family::V4 => &self.restore,
+            Family::V6 => &self.restore_v6,
+        }
+    }
+
+    fn save(&self, family: Family) -> &Path {
+        match family {
+            Family::V4 => &self.save,
+            Family::V6 => &self.save_v6,
+        }
+    }
+}
+
+fn locate(directories: &[PathBuf], program: &str) -> Option<PathBuf> {
+    directories
+        .iter()
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
+}
+
+fn version(path: &Path) -> Result<String, ToolError> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "asks a tool its version before any namespace exists"
+    )]
+    let mut command = Std::new(path);
+    let output = command.arg("--version").stdin(Stdio::null()).output();
+    let output = output.map_err(|source| ToolError::Run {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Loads `ruleset` where `spawn` starts its programs; the caller sets the deadline. Each table is one transaction.
+///
+/// A ruleset with chains of its own ([`Owns::NewChains`]) is loaded into clean tables alone: afterwards the kernel's
+/// rules are read back into the returned [`Snapshot`], which [`verify`] compares with a later state, order included.
+pub async fn apply(tool: &Tool, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<Snapshot, Error> {
+    refuse_group_names(ruleset)?;
+    let families = families(ruleset);
+    if ruleset.owns() == Owns::NewChains {
+        let present: Vec<String> = read(tool, &families, spawn)
+            .await?
+            .rules()
+            .map(|rule| format!("+ {rule}"))
+            .collect();
+        if !present.is_empty() {
+            return Err(Error::Different { difference: present });
+        }
+    }
+    load(tool, ruleset, spawn).await?;
+    read(tool, &families, spawn).await
+}
+
+/// Loads `ruleset` where the caller knows that its own tables are clean (a namespace that it has just made), or owns all
+/// contents: one program for each family, and nothing is read back.
+pub async fn load(tool: &Tool, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<(), Error> {
+    refuse_group_names(ruleset)?;
+    for family in families(ruleset) {
+        restore(tool.restore(family), &lines(ruleset, family), spawn).await?;
+    }
+    Ok(())
+}
+
+/// Compares the kernel with what `ruleset`'s apply left there, and applies it where there is nothing at all.
+pub async fn reapply(
+    tool: &Tool,
+    ruleset: &Ruleset,
+    before: &Snapshot,
+    spawn: Spawn<'_>,
+) -> Result<Applied, Error> {
+    let now = read(tool, &families(ruleset), spawn).await?;
+    if now.rules().next().is_none() && before.rules().next().is_some() {
+        apply(tool, ruleset, spawn).await?;
+        return Ok(Applied::Loaded);
+    }
+    verify(before, &now).map(|()| Applied::AlreadyThere)
+}
+
+/// The kernel's rules in save form, order kept, without counters and comments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot(Vec<String>);
+
+impl Snapshot {
+    /// The lines that are rules.
+    pub fn rules(&self) -> impl Iterator<Item = &str> {
+        self.0
+            .iter()
+            .map(String::as_str)
+            .filter(|line| line.starts_with("-A "))
+    }
+}
+
+/// Fails with the difference unless both are the same, order included.
+pub fn verify(want: &Snapshot, have: &Snapshot) -> Result<(), Error> {
+    if want == have {
+        return Ok(());
+    }
+    let start = want
+        .0
+        .iter()
+        .zip(&have.0)
+        .take_while(|(want, have)| want == have)
+        .count();
+    let (want, have) = (&want.0[start..], &have.0[start..]);
+    let same_end = want
+        .iter()
+        .rev()
+        .zip(have.iter().rev())
+        .take_while(|(want, have)| want == have)
+        .count();
+    let lacks = want[..want.len() - same_end]
+        .iter()
+        .map(|line| format!("- {line}"));
+    let has = have[..have.len() - same_end]
+        .iter()
+        .map(|line| format!("+ {line}"));
+    Err(Error::Different {
+        difference: lacks.chain(has).collect(),
+    })
+}
+
+fn families(ruleset: &Ruleset) -> Vec<Family> {
+    [Family::V4, Family::V6]
+        .into_iter()
+        .filter(|&family| !ruleset.is_empty(family))
+        .collect()
+}
+
+fn refuse_group_names(ruleset: &Ruleset) -> Result<(), Error> {
+    for each in [Family::V4, Family::V6]
+        .iter()
+        .flat_map(|&family| ruleset.recorded(family))
+    {
+        for condition in &each.rule.matches {
+            if let Match::OwnerGid(Is::Exactly(Group::Name(group)) | Is::Not(Group::Name(group))) = condition
+            {
+                let (rule, option) = (rule_text(&each.rule), each.rule.option);
+                return Err(Error::GroupName {
+                    group: group.clone(),
+                    rule,
+                    option,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads the kernel's rules.
+pub async fn read(tool: &Tool, families: &[Family], spawn: Spawn<'_>) -> Result<Snapshot, Error> {
+    let mut kept = Vec::new();
+    for &family in families {
+        let program = tool.save(family);
+        let output = run(program, &[], String::new(), spawn).await?;
+        if !output.status.success() {
+            return Err(failed(program, &output));
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        // `:PREROUTING ACCEPT [12:720]`: the counters move by themselves.
+        kept.extend(lines.map(|line| line.split_once(" [").map_or(line, |(chain, _)| chain).to_owned()));
+    }
+    Ok(Snapshot(kept))
+}
+
+async fn restore(program: &Path, lines: &[Line<'_>], spawn: Spawn<'_>) -> Result<(), Error> {
+    let text = lines.iter().map(|line| line.text.clone() + "\n").collect();
+    let output = run(program, &[OsStr::new("--noflush")], text, spawn).await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let Some((number, line)) =
+        refused_line(&said).and_then(|number| Some((number, lines.get(number.checked_sub(1)?)?)))
+    else {
+        return Err(failed(program, &output));
+    };
+    let option = line
+        .rule
+        .map_or("none: the line is not a rule", |rule| rule.option);
+    let (program, status, rule) = (program.to_owned(), output.status, line.text.clone());
+    Err(Error::Refused {
+        program,
+        line: number,
+        status,
+        said,
+        rule,
+        option,
+    })
+}
+
+/// The line number in "Error occurred at line: 7", "line 7 failed" or "iptables-restore: line 7 failed".
+fn refused_line(said: &str) -> Option<usize> {
+    let after = said.rfind("line")? + "line".len();
+    let digits = said[after..].trim_start_matches([':', ' ']);
+    digits
+        .split(|each: char| !each.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
+}
+
+fn failed(program: &Path, output: &Output) -> Error {
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Error::Failed {
+        program: program.to_owned(),
+        status: output.status,
+        said,
+    }
+}
+
+async fn run(program: &Path, arguments: &[&OsStr], input: String, spawn: Spawn<'_>) -> Result<Output, Error> {
+    let failed = |what| {
+        move |source| Error::Run {
+            what,
+            program: program.to_owned(),
+            source,
+        }
+    };
+    let mut child = spawn(program, arguments).map_err(failed("start"))?;
+    let stdin = child.stdin.take();
+    let write = async {
+        match stdin {
+            Some(mut stdin) => stdin.write_all(input.as_bytes()).await,
+            None => Ok(()),
+        }
+    };
+    // Both at once: a tool that complains at length while it is being written to would wait for us, and we for it.
+    let (written, output) = tokio::join!(write, child.wait_with_output());
+    let output = output.map_err(failed("await"))?;
+    match written {
+        // It ended before it had read everything; its status and words say why.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !output.status.success() => Ok(output),
+        written => written.map(|()| output).map_err(failed("write to")),
+    }
+}

@@ -1,0 +1,3 @@
+//! A ruleset as the text that a tool loads.
+
+pub mod restore;

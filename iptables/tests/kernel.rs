@@ -1,0 +1,305 @@
+//! What the kernel makes of the rules, in a network namespace of the test's own. Needs root; fails without.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use iptables::apply::{Applied, Error, Spawn, Tool, apply, read, reapply};
+use iptables::generate::generate;
+use iptables::kube_proxy::{self, Service};
+use iptables::options::{Group, Interception, OwnerGroups, Port, Raw, Start};
+use iptables::raw::Text;
+use iptables::render::restore::{render, rule_text};
+use iptables::rule::Protocol;
+use iptables::ruleset::{Family, Ruleset, Table};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+/// A network namespace that lives as long as the process in it.
+struct Namespace(RefCell<Child>);
+
+#[expect(clippy::disallowed_methods, reason = "a test has no world to spawn in")]
+fn command(program: &str) -> std::process::Command {
+    std::process::Command::new(program)
+}
+
+impl Namespace {
+    fn new() -> Self {
+        let mut holder = command("unshare");
+        holder
+            .args(["--net", "sh", "-c", "echo in; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = holder.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "in\n", "unshare --net failed: run the tests as root");
+        Self(RefCell::new(child))
+    }
+
+    fn command<A: AsRef<OsStr>>(&self, program: impl AsRef<OsStr>, arguments: &[A]) -> std::process::Command {
+        let mut inside = command("nsenter");
+        inside
+            .arg(format!("--net=/proc/{}/ns/net", self.0.borrow().id()))
+            .arg(program)
+            .args(arguments);
+        inside
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        inside
+    }
+
+    fn spawn(&self, program: &Path, arguments: &[&OsStr]) -> io::Result<tokio::process::Child> {
+        tokio::process::Command::from(self.command(program, arguments))
+            .kill_on_drop(true)
+            .spawn()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let child = self.0.get_mut();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}
+
+fn resolve(yaml: &str) -> Interception {
+    serde_yaml::from_str::<Raw>(yaml)
+        .unwrap()
+        .resolve(Start::Injector)
+        .unwrap()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_second_apply_changes_nothing_and_a_different_one_is_refused() {
+    let (namespace, tool) = (Namespace::new(), Tool::find().unwrap());
+    let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+    let rules = generate(&Interception::sidecar_default());
+    let loaded = apply(&tool, &rules, spawn).await.unwrap();
+    assert_eq!(
+        reapply(&tool, &rules, &loaded, spawn).await.unwrap(),
+        Applied::AlreadyThere
+    );
+    assert_eq!(read(&tool, &[Family::V4], spawn).await.unwrap(), loaded);
+    let other = generate(&resolve("excludeOutboundPorts: 8080"));
+    assert!(
+        matches!(apply(&tool, &other, spawn).await, Err(Error::Different { difference }) if !difference.is_empty())
+    );
+    assert_eq!(read(&tool, &[Family::V4], spawn).await.unwrap(), loaded);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn moved_rules_are_a_difference() {
+    let (namespace, tool) = (Namespace::new(), Tool::find().unwrap());
+    let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+    let rules = generate(&Interception::sidecar_default());
+    let loaded = apply(&tool, &rules, spawn).await.unwrap();
+    for arguments in [
+        ["-D", "ISTIO_OUTPUT", "9"].as_slice(),
+        &["-I", "ISTIO_OUTPUT", "1", "-j", "ISTIO_REDIRECT"],
+    ] {
+        let arguments: Vec<&OsStr> = ["-t", "nat"].iter().chain(arguments).map(OsStr::new).collect();
+        let moved = namespace
+            .spawn(Path::new("iptables-nft"), &arguments)
+            .unwrap()
+            .wait_with_output()
+            .await
+            .unwrap();
+        assert!(moved.status.success(), "{moved:?}");
+    }
+    let refused = reapply(&tool, &rules, &loaded, spawn)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("+ -A ISTIO_OUTPUT -j ISTIO_REDIRECT") && refused.contains("- -A ISTIO_OUTPUT -j"),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn every_feature_loads() {
+    let tool = Tool::find().unwrap();
+    for yaml in [
+        "{mode: TPROXY, enableIPv6: true, redirectDNS: true, captureAllDNS: true, dropInvalid: true}",
+        "{enableIPv6: true, redirectDNS: true, dnsServersV4: [10.96.0.10], dnsServersV6: ['fd00::a'], rerouteVirtualInterfaces: 'a0,b0'}",
+        "{includeOutboundOwnerGroups: '1,2,3', excludeInterfaces: eth1, includeOutboundIPRanges: '10.0.0.0/8,127.0.0.0/8'}",
+        "{proxyUID: '1,2', proxyGID: '3,4', includeOutboundPorts: 80, excludeOutboundPorts: 443, excludeOutboundOwnerGroups: 9}",
+    ] {
+        let namespace = Namespace::new();
+        let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+        let loaded = apply(&tool, &generate(&resolve(yaml)), spawn)
+            .await
+            .unwrap_or_else(|error| panic!("{yaml}: {error}"));
+        assert!(loaded.rules().count() > 10, "{yaml}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn services_are_replaced_as_a_whole() {
+    let (namespace, tool) = (Namespace::new(), Tool::find().unwrap());
+    let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+    let service = |name: &str, endpoints: &[&str]| Service {
+        name: name.to_owned(),
+        vip: "10.96.0.20".parse().unwrap(),
+        port: Port::new(9080).unwrap(),
+        protocol: Protocol::Tcp,
+        endpoints: endpoints.iter().map(|each| each.parse().unwrap()).collect(),
+    };
+    let two = kube_proxy::ruleset(&[
+        service("a/b:c", &["10.244.0.2:80", "10.244.0.3:80"]),
+        service("a/none:c", &[]),
+    ]);
+    let first = apply(&tool, &two, spawn).await.unwrap();
+    assert_eq!(apply(&tool, &two, spawn).await.unwrap(), first);
+    let mut none = kube_proxy::ruleset(&[]);
+    none.retire(&two);
+    let after = apply(&tool, &none, spawn).await.unwrap();
+    assert!(
+        !after
+            .rules()
+            .any(|rule| rule.contains("KUBE-SEP") || rule.contains("REJECT")),
+        "{after:?}"
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_refusal_names_its_line_its_rule_and_its_option() {
+    let (namespace, tool) = (Namespace::new(), Tool::find().unwrap());
+    let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+    let mut options = Interception::sidecar_default();
+    // More words than iptables-restore takes in a line; the options' check refuses it, so it is put in behind its back.
+    options.outbound_owners = OwnerGroups::Only((1..80).map(Group::Id).collect());
+    let refused = apply(&tool, &generate(&options), spawn).await.unwrap_err();
+    let Error::Refused {
+        option, rule, line, ..
+    } = &refused
+    else {
+        panic!("{refused}")
+    };
+    assert_eq!((*option, *line), ("includeOutboundOwnerGroups", 22), "{refused}");
+    assert!(
+        rule.starts_with("-A ISTIO_OUTPUT -m owner ! --gid-owner 1 "),
+        "{refused}"
+    );
+}
+
+fn port_list() -> impl Strategy<Value = String> {
+    vec(1_u16.., 0..4).prop_map(|ports| ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","))
+}
+
+fn options() -> impl Strategy<Value = Interception> {
+    let ports = (
+        prop_oneof![Just("*".to_owned()), port_list()],
+        port_list(),
+        port_list(),
+        port_list(),
+    );
+    let ranges = prop_oneof![
+        Just("*"),
+        Just(""),
+        Just("10.1.2.3/8,2001:db8::/32"),
+        Just("127.0.0.0/8")
+    ];
+    let dns = prop_oneof![
+        Just("redirectDNS: false"),
+        Just("redirectDNS: true"),
+        Just("{redirectDNS: true, captureAllDNS: true}"),
+        Just("{redirectDNS: true, dnsServersV4: 10.96.0.10, dnsServersV6: 'fd00::a'}"),
+    ];
+    let owners = prop_oneof![Just("*"), Just(""), Just("1,2,3")];
+    let rest = (
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        prop_oneof![Just(""), Just("eth1"), Just("a0,b0")],
+    );
+    (ports, ranges, dns, owners, rest).prop_map(
+        |(ports, ranges, dns, owners, (tproxy, invalid, v6, interfaces))| {
+            let text = |text: &str| Some(Text(text.to_owned()));
+            let written = Raw {
+                mode: text(if tproxy { "TPROXY" } else { "REDIRECT" }),
+                include_inbound_ports: text(&ports.0),
+                exclude_inbound_ports: text(&ports.1),
+                include_outbound_ports: text(&ports.2),
+                exclude_outbound_ports: text(&ports.3),
+                include_outbound_ip_ranges: text(ranges),
+                include_outbound_owner_groups: text(owners),
+                exclude_interfaces: text(interfaces),
+                reroute_virtual_interfaces: text(interfaces),
+                drop_invalid: text(&invalid.to_string()),
+                enable_ipv6: text(&v6.to_string()),
+                ..Raw::default()
+            };
+            written
+                .or(serde_yaml::from_str(dns).unwrap())
+                .resolve(Start::Injector)
+                .unwrap()
+        },
+    )
+}
+
+#[test]
+fn whatever_the_options_the_tool_takes_the_rules() {
+    let namespace = Namespace::new();
+    let mut runner = TestRunner::new(Config {
+        cases: 150,
+        ..Config::default()
+    });
+    runner
+        .run(&options(), |options| {
+            let ruleset = generate(&options);
+            for (family, program) in [
+                (Family::V4, "iptables-nft-restore"),
+                (Family::V6, "ip6tables-nft-restore"),
+            ] {
+                let text = render(&ruleset, family);
+                let mut child = namespace
+                    .command(program, &["--noflush", "--test"])
+                    .spawn()
+                    .unwrap();
+                child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+                let output = child.wait_with_output().unwrap();
+                prop_assert!(
+                    output.status.success(),
+                    "{text}\n{}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn the_default_has_the_nine_rules_of_istio_output() {
+    let rules = generate(&Interception::sidecar_default());
+    let output = Ruleset::chain(Table::Nat, "ISTIO_OUTPUT");
+    let texts: Vec<String> = rules
+        .rules(Family::V4, &output)
+        .into_iter()
+        .map(rule_text)
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "-o lo -s 127.0.0.6/32 -j RETURN",
+            "-o lo ! -d 127.0.0.1/32 -p tcp ! --dport 15008 -m owner --uid-owner 1337 -j ISTIO_IN_REDIRECT",
+            "-o lo -m owner ! --uid-owner 1337 -j RETURN",
+            "-m owner --uid-owner 1337 -j RETURN",
+            "-o lo ! -d 127.0.0.1/32 -p tcp ! --dport 15008 -m owner --gid-owner 1337 -j ISTIO_IN_REDIRECT",
+            "-o lo -m owner ! --gid-owner 1337 -j RETURN",
+            "-m owner --gid-owner 1337 -j RETURN",
+            "-d 127.0.0.1/32 -j RETURN",
+            "-j ISTIO_REDIRECT",
+        ]
+    );
+}

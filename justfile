@@ -1,0 +1,25 @@
+# The same as ./x, for those who have just.
+
+# build, and run scenarios
+run *files:
+    ./x run {{files}}
+
+# every test: unit, end to end
+test *args:
+    ./x test {{args}}
+
+# formatting, clippy, documentation
+lint:
+    ./x lint
+
+# the benchmarks
+bench *args:
+    ./x bench {{args}}
+
+# accept changed snapshots
+bless:
+    INSTA_UPDATE=always ./x test
+
+# licences, bans and sources of all dependencies (cargo install cargo-deny)
+deny:
+    cargo deny check licenses bans sources

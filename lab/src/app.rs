@@ -1,1 +1,0 @@
-//! The built-in workload (`lab app`).

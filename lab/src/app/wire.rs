@@ -1,0 +1,127 @@
+//! What a built-in workload is told, and what it tells: JSON.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::scenario::model::{self, Container, Listen, Workload};
+
+/// What a built-in workload does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppSpec {
+    /// Its pod.
+    pub pod: String,
+    /// Its container.
+    pub container: String,
+    /// What it listens for.
+    pub serve: Serve,
+    /// Where; 0.0.0.0 if none.
+    pub bind: Option<Ipv4Addr>,
+    /// URLs called on every request that no route takes.
+    pub calls: Vec<String>,
+    /// Answers by path.
+    pub routes: BTreeMap<String, Route>,
+}
+
+/// What a built-in workload listens for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Serve {
+    /// HTTP.
+    Http {
+        /// Its port.
+        port: u16,
+    },
+    /// Echo.
+    Tcp {
+        /// Its port.
+        port: u16,
+    },
+    /// A greeting, then echo.
+    TcpServerFirst {
+        /// Its port.
+        port: u16,
+    },
+    /// Nothing.
+    Nothing,
+}
+
+impl Serve {
+    /// Its port, if it listens.
+    pub const fn port(self) -> Option<u16> {
+        match self {
+            Self::Http { port } | Self::Tcp { port } | Self::TcpServerFirst { port } => Some(port),
+            Self::Nothing => None,
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The status; 200 if none.
+    pub status: Option<u16>,
+    /// The body; a description in JSON if none.
+    pub body: Option<String>,
+    /// URLs called first.
+    pub calls: Vec<String>,
+}
+
+/// What a built-in workload tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum AppEvent {
+    /// It listens.
+    Listening {
+        /// Where.
+        port: u16,
+    },
+    /// It is about to connect, from this port.
+    Connecting {
+        /// `tcp` or `udp`.
+        proto: String,
+        /// Its own port.
+        local_port: u16,
+        /// Where to.
+        remote: SocketAddr,
+    },
+}
+
+impl AppSpec {
+    /// Of a container; `expand` fills addresses in.
+    pub fn of(pod: &str, container: &Container, expand: impl Fn(&str) -> String) -> Self {
+        let calls = |calls: &[String]| calls.iter().map(|url| expand(url)).collect();
+        let empty = Self {
+            pod: pod.to_owned(),
+            container: container.name.clone(),
+            serve: Serve::Nothing,
+            bind: None,
+            calls: Vec::new(),
+            routes: BTreeMap::new(),
+        };
+        let Workload::App(app) = &container.workload else {
+            return empty;
+        };
+        let route = |route: &model::AppRoute| Route {
+            status: route.status,
+            body: route.body.clone(),
+            calls: calls(&route.calls),
+        };
+        Self {
+            serve: match app.listen {
+                Listen::Http(port) => Serve::Http { port: port.get() },
+                Listen::Tcp(port) => Serve::Tcp { port: port.get() },
+                Listen::TcpServerFirst(port) => Serve::TcpServerFirst { port: port.get() },
+            },
+            bind: app.bind,
+            calls: calls(&app.calls),
+            routes: app
+                .routes
+                .iter()
+                .map(|(path, it)| (path.clone(), route(it)))
+                .collect(),
+            ..empty
+        }
+    }
+}

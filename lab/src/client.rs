@@ -1,1 +1,0 @@
-//! The built-in client (`lab request`): one request, its outcome as JSON.

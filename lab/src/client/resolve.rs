@@ -1,0 +1,251 @@
+//! A stub resolver: /etc/hosts, then the first nameserver of /etc/resolv.conf with its search list, over UDP, and over
+//! TCP if an answer was cut off. The C library's would look names up on threads, and tell nothing of its sockets.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "records and codes that are not asked for are not told apart"
+)]
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UdpSocket;
+
+use super::connect::{Attempts, bound};
+use super::wire::{Connection, Failure, Outcome};
+use crate::within::within;
+
+/// How long one question may take before it is asked again, as resolv.conf(5) has it; shorter, since it is near.
+const TRY: Duration = Duration::from_secs(1);
+const TRIES: u32 = 3;
+
+/// What /etc/resolv.conf says.
+#[derive(Debug, PartialEq, Eq)]
+struct Config {
+    server: IpAddr,
+    search: Vec<String>,
+    ndots: usize,
+}
+
+fn config(text: &str) -> Config {
+    let mut config = Config {
+        server: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        search: Vec::new(),
+        ndots: 1,
+    };
+    let mut has_server = false;
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("nameserver") if !has_server => {
+                if let Some(ip) = words.next().and_then(|word| word.parse().ok()) {
+                    (config.server, has_server) = (ip, true);
+                }
+            }
+            Some("search") => config.search = words.map(str::to_owned).collect(),
+            Some("options") => {
+                let dots = words
+                    .filter_map(|word| word.strip_prefix("ndots:")?.parse().ok())
+                    .next_back();
+                config.ndots = dots.unwrap_or(config.ndots);
+            }
+            _ => {}
+        }
+    }
+    config
+}
+
+/// The names that are asked for, in order: the search list first if the name has few dots (resolv.conf(5)).
+fn candidates(name: &str, config: &Config) -> Vec<String> {
+    if name.ends_with('.') {
+        return vec![name.to_owned()];
+    }
+    let absolute = format!("{name}.");
+    let searched = config
+        .search
+        .iter()
+        .map(|domain| format!("{name}.{}.", domain.trim_end_matches('.')));
+    if name.matches('.').count() >= config.ndots {
+        [absolute].into_iter().chain(searched).collect()
+    } else {
+        searched.chain([absolute]).collect()
+    }
+}
+
+/// The addresses of a name, for a connection.
+pub async fn lookup(name: &str, attempts: &mut Attempts<'_>) -> Result<Vec<IpAddr>, Failure> {
+    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    if let Some(ip) = in_hosts(&hosts, name) {
+        return Ok(vec![ip]);
+    }
+    query(name, false, attempts).await
+}
+
+fn in_hosts(hosts: &str, name: &str) -> Option<IpAddr> {
+    hosts.lines().find_map(|line| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let ip: IpAddr = words.next()?.parse().ok()?;
+        words.any(|word| word.eq_ignore_ascii_case(name)).then_some(ip)
+    })
+}
+
+/// The addresses of a name, from the resolver.
+pub async fn query(name: &str, tcp: bool, attempts: &mut Attempts<'_>) -> Result<Vec<IpAddr>, Failure> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let config = config(&text);
+    let server = SocketAddr::new(config.server, 53);
+    let mut last = String::new();
+    for candidate in candidates(name, &config) {
+        let answer = ask(server, &candidate, tcp, attempts).await?;
+        let addresses: Vec<IpAddr> = answer
+            .answers
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::A(ip) => Some(IpAddr::V4(ip.0)),
+                _ => None,
+            })
+            .collect();
+        if !addresses.is_empty() {
+            return Ok(addresses);
+        }
+        last = format!("{candidate} from {server}: {}", answer.metadata.response_code);
+    }
+    Err(Failure {
+        outcome: Outcome::NoSuchHost,
+        words: format!("looking up {name}: {last}"),
+    })
+}
+
+async fn ask(
+    server: SocketAddr,
+    name: &str,
+    tcp: bool,
+    attempts: &mut Attempts<'_>,
+) -> Result<Message, Failure> {
+    let wrong = |words: String| Failure {
+        outcome: Outcome::NoSuchHost,
+        words,
+    };
+    let name = Name::from_str(name).map_err(|error| wrong(format!("`{name}`: {error}")))?;
+    let id: u16 = fastrand::u16(..);
+    let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(name, RecordType::A));
+    let question = message.to_vec().map_err(|error| wrong(error.to_string()))?;
+    if !tcp {
+        let answer = over_udp(server, &question, id, attempts).await?;
+        if !answer.metadata.truncation {
+            return check(answer);
+        }
+    }
+    let answer = over_tcp(server, &question, attempts)
+        .await
+        .map_err(|error| Failure::of(&error, "asking the resolver"))?;
+    let answer =
+        Message::from_vec(&answer).map_err(|error| wrong(format!("the resolver's answer: {error}")))?;
+    check(answer)
+}
+
+fn check(answer: Message) -> Result<Message, Failure> {
+    match answer.metadata.response_code {
+        ResponseCode::NoError | ResponseCode::NXDomain => Ok(answer),
+        other => Err(Failure {
+            outcome: Outcome::NoSuchHost,
+            words: format!("the resolver said {other}"),
+        }),
+    }
+}
+
+async fn over_udp(
+    server: SocketAddr,
+    question: &[u8],
+    id: u16,
+    attempts: &mut Attempts<'_>,
+) -> Result<Message, Failure> {
+    let failed = |error: io::Error| Failure::of(&error, "asking the resolver");
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .await
+        .map_err(failed)?;
+    let index = attempts.lookups.len();
+    let local = socket.local_addr().map_err(failed)?;
+    attempts.tell("udp", local.port(), server);
+    attempts.lookups.push(Connection {
+        proto: "udp".to_owned(),
+        local,
+        remote: server,
+        connected: false,
+    });
+    socket.connect(server).await.map_err(failed)?;
+    attempts.lookups[index].local = socket.local_addr().map_err(failed)?;
+    let mut buffer = vec![0; 4096];
+    for _ in 0..TRIES {
+        socket.send(question).await.map_err(failed)?;
+        let answered = within(TRY, "the resolver", async {
+            loop {
+                let length = socket.recv(&mut buffer).await?;
+                // An answer to another question is not this one's.
+                if let Ok(answer) = Message::from_vec(&buffer[..length])
+                    && answer.metadata.id == id
+                {
+                    return Ok::<_, io::Error>(answer);
+                }
+            }
+        });
+        if let Ok(answer) = answered.await {
+            attempts.lookups[index].connected = true;
+            return answer.map_err(failed);
+        }
+    }
+    Err(Failure {
+        outcome: Outcome::Timeout,
+        words: format!("no answer from the resolver {server}"),
+    })
+}
+
+async fn over_tcp(server: SocketAddr, question: &[u8], attempts: &mut Attempts<'_>) -> io::Result<Vec<u8>> {
+    let (socket, port) = bound()?;
+    attempts.tell("tcp", port, server);
+    let index = attempts.lookups.len();
+    let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    attempts.lookups.push(Connection {
+        proto: "tcp".to_owned(),
+        local,
+        remote: server,
+        connected: false,
+    });
+    let mut stream = socket.connect(server).await?;
+    let known = &mut attempts.lookups[index];
+    (known.local, known.connected) = (stream.local_addr()?, true);
+    let length = u16::try_from(question.len()).map_err(io::Error::other)?;
+    stream
+        .write_all(&[&length.to_be_bytes(), question].concat())
+        .await?;
+    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_searched_as_resolv_conf_says() {
+        let config = config("nameserver 10.96.0.10\nsearch a.b c\noptions ndots:2\n");
+        assert_eq!(config.server, IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)));
+        assert_eq!(candidates("x", &config), ["x.a.b.", "x.c.", "x."]);
+        assert_eq!(candidates("x.y.z", &config), ["x.y.z.", "x.y.z.a.b.", "x.y.z.c."]);
+        assert_eq!(candidates("x.", &config), ["x."]);
+    }
+
+    #[test]
+    fn hosts_come_first() {
+        let hosts = "127.0.0.1 localhost # x\n10.0.0.1\ta b\n";
+        assert_eq!(in_hosts(hosts, "B"), Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))));
+        assert_eq!(in_hosts(hosts, "x"), None);
+    }
+}

@@ -1,0 +1,241 @@
+//! A running lab: what every part of the engine holds on to.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use iptables::apply::Tool;
+use iptables::ruleset::Ruleset;
+use tokio::task::JoinSet;
+
+use super::logs::Tail;
+use super::state::{State, Watched};
+use crate::dns;
+use crate::observe::{Observer, Origin, Protocol, Role};
+use crate::plan::Plan;
+use crate::scenario::model::{PodId, Scenario};
+use crate::world::node::Node;
+use crate::world::pod::PodSpace;
+use crate::world::process;
+
+/// A running lab.
+pub(super) struct Lab {
+    pub(super) scenario: Scenario,
+    pub(super) plan: Plan,
+    pub(super) watched: Watched,
+    pub(super) observer: Observer,
+    pub(super) tails: RefCell<HashMap<(PodId, String), Tail>>,
+    /// What sidecars have refused of their configuration.
+    pub(super) nacks: RefCell<Vec<String>>,
+    pub(super) node: Node,
+    pub(super) istiod: PodSpace,
+    pub(super) dns: RefCell<Option<dns::Server>>,
+    pub(super) istiod_commands: RefCell<Option<tokio::net::unix::OwnedWriteHalf>>,
+    /// The ready pods that istiod and kube-proxy were last told.
+    pub(super) told: RefCell<Option<BTreeSet<PodId>>>,
+    /// kube-proxy's rules as they are now.
+    routes: RefCell<Option<Ruleset>>,
+    tool: Tool,
+    pods: Vec<PodSpace>,
+    tasks: RefCell<JoinSet<()>>,
+}
+
+/// The pieces of a lab that are there before anything runs in it.
+pub(super) struct Parts {
+    pub(super) scenario: Scenario,
+    pub(super) plan: Plan,
+    pub(super) observer: Observer,
+    pub(super) node: Node,
+    pub(super) istiod: PodSpace,
+    pub(super) pods: Vec<PodSpace>,
+    pub(super) tool: Tool,
+}
+
+impl Lab {
+    pub(super) fn new(parts: Parts) -> Rc<Self> {
+        let Parts {
+            scenario,
+            plan,
+            observer,
+            node,
+            istiod,
+            pods,
+            tool,
+        } = parts;
+        Rc::new(Self {
+            watched: Watched::new(&scenario),
+            scenario,
+            plan,
+            observer,
+            tails: RefCell::default(),
+            nacks: RefCell::default(),
+            node,
+            istiod,
+            dns: RefCell::new(None),
+            istiod_commands: RefCell::new(None),
+            told: RefCell::new(None),
+            routes: RefCell::new(None),
+            tool,
+            pods,
+            tasks: RefCell::default(),
+        })
+    }
+
+    /// Runs a task until the lab comes down.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.tasks.borrow_mut();
+        // What has ended is let go, or a long run would keep every task's result.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_local(task);
+    }
+
+    /// Ends all tasks.
+    pub(super) async fn end_tasks(&self) {
+        let mut tasks = self.tasks.take();
+        tasks.shutdown().await;
+    }
+
+    /// The pod's namespaces.
+    pub(super) fn space(&self, id: PodId) -> &PodSpace {
+        &self.pods[id.index()]
+    }
+
+    /// A process with this id plays this role in this pod.
+    pub(super) fn register(&self, pod: PodId, pid: u32, role: &str) -> Result<(), String> {
+        let pod = &self.scenario.pod(pod).name;
+        self.observer
+            .add_process(pod, pid, role_of(role))
+            .map_err(|error| super::chain(&error))
+    }
+
+    /// A process that was registered has ended, and everything that it did was collected.
+    pub(super) fn forget(&self, pod: PodId, pid: u32) {
+        if let Err(error) = self.observer.remove_process(&self.scenario.pod(pod).name, pid) {
+            self.watched.fail(super::chain(&error));
+        }
+    }
+
+    /// Installs a pod's rules, and tells the observer that there are rules now.
+    pub(super) async fn apply_rules(&self, id: PodId) -> Result<(), String> {
+        let pod = self.scenario.pod(id);
+        let Some(sidecar) = &pod.sidecar else {
+            return Ok(());
+        };
+        let ruleset = iptables::generate::generate(&sidecar.interception);
+        let space = self.space(id);
+        let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(&space.netns, program, args);
+        iptables::apply::load(&self.tool, &ruleset, &spawn)
+            .await
+            .map_err(|error| super::chain(&error))
+    }
+
+    /// Installs kube-proxy's rules in the node.
+    pub(super) async fn apply_services(
+        &self,
+        services: &[iptables::kube_proxy::Service],
+    ) -> Result<(), String> {
+        let mut ruleset = iptables::kube_proxy::ruleset(services);
+        let now = ruleset.clone();
+        if let Some(previous) = self.routes.borrow().as_ref() {
+            ruleset.retire(previous);
+        }
+        let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(self.node.netns(), program, args);
+        iptables::apply::load(&self.tool, &ruleset, &spawn)
+            .await
+            .map_err(|error| super::chain(&error))?;
+        *self.routes.borrow_mut() = Some(now);
+        Ok(())
+    }
+
+    /// Waits until istiod's sidecars and kube-proxy have the endpoints that the ready pods ask for.
+    pub(super) async fn settled_mesh(&self, limit: Duration) -> Result<(), String> {
+        let settled = |state: &State| {
+            !self.readiness_untold(state) && state.synced >= state.wanted && state.routed >= state.wanted
+        };
+        let last = |state: &State| {
+            let State {
+                wanted,
+                synced,
+                routed,
+                ..
+            } = state;
+            format!(
+                "endpoints {wanted}, acknowledged by every sidecar {synced}, in kube-proxy's rules {routed}"
+            )
+        };
+        self.watched
+            .wait(limit, "every sidecar to know the ready endpoints", settled, last)
+            .await
+            .map_err(|error| self.with_logs(&error.to_string()))
+    }
+
+    fn readiness_untold(&self, state: &State) -> bool {
+        self.told.borrow().as_ref() != Some(&self.ready(state))
+    }
+
+    /// The pods that are ready.
+    pub(super) fn ready(&self, state: &State) -> BTreeSet<PodId> {
+        let ids = self.scenario.pods_with_ids().map(|(id, _)| id);
+        ids.filter(|id| state.ready(&self.scenario, *id)).collect()
+    }
+
+    /// A message, and what the lab's processes said last.
+    pub(super) fn with_logs(&self, message: &str) -> String {
+        let mut text = message.to_owned();
+        for nack in self.nacks.borrow().iter() {
+            text.push_str(&format!("\n  {nack}"));
+        }
+        for ((id, role), tail) in self.tails.borrow().iter() {
+            for line in tail.last(3) {
+                text.push_str(&format!("\n  {}/{role}: {line}", self.scenario.pod(*id).name));
+            }
+        }
+        text
+    }
+
+    /// A built-in role says that it is about to connect.
+    pub(super) fn report_connection(
+        &self,
+        pod: PodId,
+        pid: u32,
+        role: &str,
+        proto: &str,
+        local_port: u16,
+        remote: SocketAddr,
+    ) {
+        let origin = Origin {
+            pod: self.scenario.pod(pod).name.clone(),
+            role: role_of(role),
+            pid: Some(pid),
+            protocol: protocol_of(proto),
+            local: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), local_port),
+            remote,
+        };
+        if let Err(error) = self.observer.reported(origin) {
+            self.watched.fail(super::chain(&error));
+        }
+    }
+}
+
+/// The role that a name stands for.
+pub(super) fn role_of(name: &str) -> Role {
+    match name {
+        "sidecar" => Role::Sidecar,
+        "agent" => Role::Agent,
+        container => Role::Container(container.to_owned()),
+    }
+}
+
+/// The protocol that the client names.
+pub(super) fn protocol_of(name: &str) -> Protocol {
+    if name == "udp" {
+        Protocol::Udp
+    } else {
+        Protocol::Tcp
+    }
+}

@@ -1,0 +1,156 @@
+//! Readiness made known: the pods that are ready are the endpoints that istiod and kube-proxy are told.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::rc::Rc;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
+use super::lab::Lab;
+use crate::istiod::registry::{Command, Report};
+use crate::plan::PROXY_USER;
+use crate::scenario::model::{Gate, PodId, XdsType};
+use crate::world::process::{self, Program, Spec, Stdin};
+
+/// The descriptor of istiod's control socket.
+const CONTROL_FD: i32 = 3;
+
+/// Starts istiod in its pod; it stays until the lab comes down.
+pub(super) fn start_istiod(lab: &Rc<Lab>) -> Result<(), String> {
+    let said = |error: io::Error| format!("making istiod's control socket: {error}");
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(said)?;
+    ours.set_nonblocking(true).map_err(said)?;
+    let control = UnixStream::from_std(ours).map_err(said)?;
+    let args = ["istiod", "--control-fd", &CONTROL_FD.to_string()]
+        .map(str::to_owned)
+        .into();
+    let theirs = OwnedFd::from(theirs);
+    let spec = Spec {
+        role: "istiod".to_owned(),
+        program: Program::Lab(args),
+        uid: PROXY_USER,
+        gid: PROXY_USER,
+        groups: Vec::new(),
+        env: Vec::new(),
+        stdin: Stdin::Null,
+        inherit: vec![(theirs.as_fd().try_clone_to_owned().map_err(said)?, CONTROL_FD)],
+    };
+    drop(theirs);
+    let mut process = process::spawn(&lab.istiod, spec)
+        .map_err(|error| format!("starting istiod: {}", super::chain(&error)))?;
+    let (read, write) = control.into_split();
+    *lab.istiod_commands.borrow_mut() = Some(write);
+    let task_lab = Rc::clone(lab);
+    lab.spawn(async move {
+        let mut lines = BufReader::new(read).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            match serde_json::from_str(&line) {
+                Ok(report) => take(&task_lab, &report),
+                Err(error) => task_lab.watched.fail(format!("istiod said `{line}`: {error}")),
+            }
+        }
+    });
+    let (stdout, stderr) = (process.take_stdout(), process.take_stderr());
+    let task_lab = Rc::clone(lab);
+    lab.spawn(async move {
+        let mut last = String::new();
+        if let Some(stderr) = stderr {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                last = line;
+            }
+        }
+        let ended = process.exited().await;
+        drop(stdout);
+        task_lab
+            .watched
+            .fail(format!("istiod ended: {ended}; its last words: {last}"));
+    });
+    Ok(())
+}
+
+fn take(lab: &Lab, report: &Report) {
+    match report {
+        Report::Listening => lab.watched.change(|state| state.istiod_listening = true),
+        Report::Synced { generation } => lab.watched.change(|state| state.synced = *generation),
+        Report::Nack {
+            node_id,
+            kind,
+            version,
+            message,
+        } => {
+            lab.nacks
+                .borrow_mut()
+                .push(format!("{node_id} refused {kind} version {version}: {message}"));
+        }
+        Report::Connected { .. } | Report::Disconnected { .. } | Report::Ack { .. } => {}
+    }
+}
+
+/// Tells istiod something.
+pub(super) async fn tell(lab: &Lab, command: &Command) -> Result<(), String> {
+    let mut text = serde_json::to_string(command).map_err(|error| error.to_string())?;
+    text.push('\n');
+    // One writer at a time: it is taken out while the line is written.
+    let Some(mut writer) = lab.istiod_commands.borrow_mut().take() else {
+        return Err("istiod is not running".to_owned());
+    };
+    let written = writer.write_all(text.as_bytes()).await;
+    *lab.istiod_commands.borrow_mut() = Some(writer);
+    written.map_err(|error| format!("telling istiod: {error}"))
+}
+
+/// Holds or releases xDS types of a pod at istiod.
+pub(super) async fn hold(lab: &Lab, id: PodId, gates: &[Gate], closed: bool) -> Result<(), String> {
+    for gate in gates {
+        let Gate::Xds(kind) = gate else { continue };
+        let (pod, kind) = (lab.scenario.pod(id).name.clone(), xds_name(*kind).to_owned());
+        let command = if closed {
+            Command::Hold { pod, kind }
+        } else {
+            Command::Release { pod, kind }
+        };
+        tell(lab, &command).await?;
+    }
+    Ok(())
+}
+
+const fn xds_name(kind: XdsType) -> &'static str {
+    match kind {
+        XdsType::Cds => "cds",
+        XdsType::Eds => "eds",
+        XdsType::Lds => "lds",
+        XdsType::Rds => "rds",
+    }
+}
+
+/// Follows readiness: whenever the set of ready pods changes, istiod and kube-proxy are told the new one.
+pub(super) async fn follow(lab: Rc<Lab>) {
+    loop {
+        lab.watched
+            .until(|state| lab.told.borrow().as_ref() != Some(&lab.ready(state)))
+            .await;
+        let (set, generation) = lab.watched.change(|state| {
+            state.wanted += 1;
+            (lab.ready(state), state.wanted)
+        });
+        *lab.told.borrow_mut() = Some(set.clone());
+        if let Err(error) = publish(&lab, &set, generation).await {
+            lab.watched.fail(error);
+            return;
+        }
+    }
+}
+
+async fn publish(lab: &Lab, set: &BTreeSet<PodId>, generation: u64) -> Result<(), String> {
+    let registry = lab.plan.registry(&lab.scenario, set);
+    let services = lab.plan.kube_proxy(&registry);
+    // The kernel takes its time to commit rules (an RCU grace period); the sidecars are told meanwhile.
+    let command = Command::State { generation, registry };
+    let (told, applied) = tokio::join!(tell(lab, &command), lab.apply_services(&services));
+    told.and(applied)?;
+    lab.watched.change(|state| state.routed = generation);
+    Ok(())
+}

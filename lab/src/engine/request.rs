@@ -1,0 +1,199 @@
+//! One request: sent by a process of its own in the pod, as that container's user; then what was observed of it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+
+use super::lab::Lab;
+use super::lab::{protocol_of, role_of};
+use crate::client::wire;
+use crate::observe::{Collected, Origin};
+use crate::plan::PROXY_USER;
+use crate::scenario::model::{Actor, Outcome, ProcessName, Request, RequestKind};
+use crate::verdict::Seen;
+use crate::within::within;
+use crate::world::process::{self, Program, Spec, Stdin};
+
+/// What a client process may need beyond the request's own limit: to start, and to write its answer.
+const CLIENT_SLACK: Duration = Duration::from_secs(5);
+
+/// How long a sidecar may take to log what it has done.
+pub(super) const LOGS: Duration = Duration::from_secs(3);
+
+/// What was seen of a request, and what the kernel and the proxies reported.
+pub(super) struct Answer {
+    pub(super) seen: Seen,
+    pub(super) collected: Collected,
+    /// Things worth saying to a reader.
+    pub(super) notes: Vec<String>,
+}
+
+/// Sends a request and collects its path. `alone` is false while other steps run beside it.
+pub(super) async fn send(lab: &Rc<Lab>, request: &Request, alone: bool) -> Result<Answer, String> {
+    let mark = lab.observer.mark();
+    let actor = request.from;
+    let pod = lab.scenario.pod(actor.target.pod);
+    let role = pod.role(actor.target.process).to_owned();
+    let spec = wire::Spec {
+        kind: kind(lab, request),
+        timeout_ms: millis(request.timeout),
+    };
+    let stdin = serde_json::to_vec(&spec).map_err(|error| error.to_string())?;
+    let (pid, output) = run_client(lab, &actor, &role, stdin, request.timeout).await?;
+    let result: wire::Result = serde_json::from_slice(&output)
+        .map_err(|error| format!("the client said `{}`: {error}", String::from_utf8_lossy(&output)))?;
+    let origins = origins(&pod.name, &role, pid, request, &result);
+    let collected = lab
+        .observer
+        .collect(mark, &origins, !alone, LOGS)
+        .await
+        .map_err(|error| super::chain(&error))?;
+    lab.forget(actor.target.pod, pid);
+    let seen = seen(&result, &collected);
+    Ok(Answer {
+        seen,
+        collected,
+        notes: Vec::new(),
+    })
+}
+
+fn millis(limit: Duration) -> u64 {
+    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn kind(lab: &Lab, request: &Request) -> wire::Kind {
+    let own = request.from.target.pod;
+    match &request.kind {
+        RequestKind::Http {
+            method,
+            url,
+            headers,
+            body,
+            http2,
+            scrape_of: _,
+        } => wire::Kind::Http {
+            method: method.clone(),
+            url: lab.plan.expand(url, own),
+            headers: headers
+                .iter()
+                .map(|(name, value)| (name.clone(), lab.plan.expand(value, own)))
+                .collect(),
+            body: body.clone(),
+            http2: *http2,
+        },
+        RequestKind::Tcp { address, send } => wire::Kind::Tcp {
+            address: lab.plan.expand(address, own),
+            send: send.clone(),
+        },
+        RequestKind::Dns { name, tcp } => wire::Kind::Dns {
+            name: name.clone(),
+            tcp: *tcp,
+        },
+    }
+}
+
+/// The user and group as which an actor acts.
+pub(super) fn credentials(lab: &Lab, actor: &Actor) -> (u32, u32, Vec<u32>) {
+    let (uid, gid, groups) = match actor.target.process {
+        ProcessName::Sidecar | ProcessName::Agent => (PROXY_USER, PROXY_USER, Vec::new()),
+        ProcessName::Container(id) => {
+            let container = lab.scenario.pod(actor.target.pod).container(id);
+            (
+                container.run_as_user,
+                container.run_as_group,
+                container.supplemental_groups.clone(),
+            )
+        }
+    };
+    (actor.user.unwrap_or(uid), actor.group.unwrap_or(gid), groups)
+}
+
+async fn run_client(
+    lab: &Rc<Lab>,
+    actor: &Actor,
+    role: &str,
+    stdin: Vec<u8>,
+    timeout: Duration,
+) -> Result<(u32, Vec<u8>), String> {
+    let (uid, gid, groups) = credentials(lab, actor);
+    let spec = Spec {
+        role: role.to_owned(),
+        program: Program::Lab(vec!["request".to_owned()]),
+        uid,
+        gid,
+        groups,
+        env: Vec::new(),
+        stdin: Stdin::Bytes(stdin),
+        inherit: Vec::new(),
+    };
+    let mut process = process::spawn(lab.space(actor.target.pod), spec)
+        .map_err(|error| format!("starting a client as {role}: {}", super::chain(&error)))?;
+    let pid = process.pid();
+    lab.register(actor.target.pod, pid, role)?;
+    let (Some(mut stdout), Some(mut stderr)) = (process.take_stdout(), process.take_stderr()) else {
+        return Err("a client without output".to_owned());
+    };
+    let (mut output, mut words) = (Vec::new(), String::new());
+    let ended = async {
+        let (out, err) = tokio::join!(stdout.read_to_end(&mut output), stderr.read_to_string(&mut words));
+        out.and(err)
+            .map_err(|error| format!("reading the client's answer: {error}"))?;
+        Ok::<_, String>(process.exited().await)
+    };
+    let status = within(timeout + CLIENT_SLACK, "the client to end", ended)
+        .await
+        .map_err(|e| e.to_string())??;
+    if output.is_empty() {
+        return Err(format!("the client gave no answer ({status}): {}", words.trim()));
+    }
+    Ok((pid, output))
+}
+
+/// The connections that the client made for the request itself; looking up a name is only the way to it.
+fn origins(pod: &str, role: &str, pid: u32, request: &Request, result: &wire::Result) -> Vec<Origin> {
+    let of_lookups = matches!(request.kind, RequestKind::Dns { .. });
+    let connections = if of_lookups {
+        &result.lookup_connections
+    } else {
+        &result.connections
+    };
+    connections
+        .iter()
+        .map(|connection| Origin {
+            pod: pod.to_owned(),
+            role: role_of(role),
+            pid: Some(pid),
+            protocol: protocol_of(&connection.proto),
+            local: connection.local,
+            remote: connection.remote,
+        })
+        .collect()
+}
+
+fn seen(result: &wire::Result, collected: &Collected) -> Seen {
+    Seen {
+        outcome: Outcome::ALL
+            .into_iter()
+            .find(|outcome| outcome.name() == result.outcome),
+        error: result.error.clone().unwrap_or_default(),
+        status: result.status,
+        headers: result.headers.clone(),
+        body: result.body.clone(),
+        flags: outermost_flags(collected),
+        exit_code: None,
+        legs: Vec::new(),
+        unobserved: collected.unobserved.clone(),
+    }
+}
+
+/// The response flags of the sidecar that the request met first.
+fn outermost_flags(collected: &Collected) -> Option<String> {
+    collected
+        .entries
+        .first()
+        .map(|entry| match entry.response_flags.as_slice() {
+            [] => "-".to_owned(),
+            flags => flags.join(","),
+        })
+}

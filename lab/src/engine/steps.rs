@@ -1,0 +1,340 @@
+//! The steps, one after another: each is done, observed, judged and reported.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::io::AsyncReadExt as _;
+
+use super::lab::{Lab, role_of};
+use super::request::{self, Answer};
+use super::state::Running;
+use super::{life, mesh, reports};
+use crate::observe::ObservedLeg;
+use crate::report::StepReport;
+use crate::scenario::model::{Action, Actor, Event, Gate, PodId, ProcessName, Step, Target};
+use crate::verdict::{self, Seen, Verdict};
+use crate::within::within;
+use crate::world::process::{self, Program, Spec, Stdin};
+
+/// How long a released gate may take to show its effect, and a started process to serve.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// How long a stopped process gets between SIGTERM and SIGKILL (core/v1's default is 30 s; nothing here needs it).
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a step was seen to do.
+struct Done {
+    seen: Seen,
+    legs: Vec<ObservedLeg>,
+    notes: Vec<String>,
+    /// The steps inside a `parallel` or `repeat`.
+    inner: Vec<StepReport>,
+}
+
+impl Done {
+    /// A step that has nothing to show but that it was done.
+    fn quietly() -> Self {
+        Self::of(Seen::default(), Vec::new())
+    }
+
+    fn of(seen: Seen, legs: Vec<ObservedLeg>) -> Self {
+        Self {
+            seen,
+            legs,
+            notes: Vec::new(),
+            inner: Vec::new(),
+        }
+    }
+}
+
+impl From<Answer> for Done {
+    fn from(answer: Answer) -> Self {
+        let Answer {
+            mut seen,
+            collected,
+            notes,
+        } = answer;
+        let legs = collected.legs;
+        seen.legs = legs.iter().map(reports::seen_leg).collect();
+        Self {
+            seen,
+            legs,
+            notes,
+            inner: Vec::new(),
+        }
+    }
+}
+
+/// Runs a step, and judges it. `alone` is false while other steps run beside it.
+pub(super) async fn run(lab: &Rc<Lab>, step: &Step, alone: bool) -> StepReport {
+    let started = Instant::now();
+    let deadline = step.expect.eventually.map(|within| started + within);
+    loop {
+        let (done, verdict) = attempt(lab, step, alone).await;
+        let again = !matches!(verdict, Ok(Verdict::Held)) && deadline.is_some_and(|end| Instant::now() < end);
+        if again {
+            // Whatever makes the next attempt differ shows as a change of state, or as nothing but time.
+            let pause = Duration::from_millis(20);
+            let changed = lab.watched.changed();
+            drop(within(pause, "a change", changed).await);
+            continue;
+        }
+        let mut report = reports::step(step, started.elapsed(), &done.seen, &done.legs, verdict);
+        report.notes.extend(done.notes);
+        reports::take_in(&mut report, done.inner);
+        return report;
+    }
+}
+
+type Judged = Result<Verdict, String>;
+
+async fn attempt(lab: &Rc<Lab>, step: &Step, alone: bool) -> (Done, Judged) {
+    match act(lab, step, alone).await {
+        Ok(done) => {
+            let verdict = verdict::judge(&lab.scenario, &step.expect, &done.seen);
+            (done, Ok(verdict))
+        }
+        Err(why) => (Done::quietly(), Err(why)),
+    }
+}
+
+async fn act(lab: &Rc<Lab>, step: &Step, alone: bool) -> Result<Done, String> {
+    match &step.action {
+        Action::Request(request) => request::send(lab, request, alone).await.map(Done::from),
+        Action::Exec {
+            from,
+            command,
+            timeout,
+        } => exec(lab, from, command, *timeout).await,
+        Action::Hold(pod, gates) => hold(lab, *pod, gates).await,
+        Action::Release(pod, gates) => release(lab, *pod, gates).await,
+        Action::Start(target) => start(lab, *target).await,
+        Action::Stop(target) => stop(lab, *target, Signal::SIGTERM).await,
+        Action::Kill(target, number) => {
+            let signal = Signal::try_from(*number).map_err(|errno| format!("signal {number}: {errno}"))?;
+            stop(lab, *target, signal).await
+        }
+        Action::Wait { event, timeout } => wait(lab, event, *timeout).await,
+        Action::Parallel(steps) => parallel(lab, steps).await,
+        Action::Repeat { times, steps } => repeat(lab, *times, steps, alone).await,
+    }
+}
+
+async fn hold(lab: &Rc<Lab>, pod: PodId, gates: &[Gate]) -> Result<Done, String> {
+    lab.watched
+        .change(|state| state.closed.extend(gates.iter().map(|gate| (pod, *gate))));
+    mesh::hold(lab, pod, gates, true).await?;
+    Ok(Done::quietly())
+}
+
+async fn release(lab: &Rc<Lab>, pod: PodId, gates: &[Gate]) -> Result<Done, String> {
+    lab.watched.change(|state| {
+        for gate in gates {
+            state.closed.remove(&(pod, *gate));
+        }
+    });
+    mesh::hold(lab, pod, gates, false).await?;
+    settle(lab, pod).await?;
+    Ok(Done::quietly())
+}
+
+/// Waits until everything of the pod that no gate holds has happened, and the mesh knows of it.
+async fn settle(lab: &Lab, pod: PodId) -> Result<(), String> {
+    let name = &lab.scenario.pod(pod).name;
+    let what = format!("pod {name} to start what no gate holds");
+    let unsettled = |state: &super::state::State| state.unsettled(&lab.scenario, pod);
+    lab.watched
+        .wait(
+            SETTLE,
+            &what,
+            |state| unsettled(state).is_empty(),
+            |state| unsettled(state).join("; "),
+        )
+        .await
+        .map_err(|error| error.to_string())?;
+    lab.settled_mesh(SETTLE).await
+}
+
+async fn start(lab: &Rc<Lab>, target: Target) -> Result<Done, String> {
+    if lab.watched.read(|state| state.process(target).pid().is_some()) {
+        return Err(format!("{} runs already", name_of(lab, target)));
+    }
+    life::start(lab, target).await;
+    settle(lab, target.pod).await?;
+    Ok(Done::quietly())
+}
+
+async fn stop(lab: &Rc<Lab>, target: Target, signal: Signal) -> Result<Done, String> {
+    let name = name_of(lab, target);
+    let Some(pid) = lab.watched.read(|state| state.process(target).pid()) else {
+        return Err(format!("{name} does not run"));
+    };
+    life::signal(pid, signal)?;
+    if !ends(signal) {
+        return Ok(Done::quietly());
+    }
+    let gone = |state: &super::state::State| state.process(target).pid() != Some(pid);
+    let still = |_: &super::state::State| format!("process {pid} still runs");
+    let what = format!("{name} to end after {signal}");
+    if lab.watched.wait(GRACE, &what, gone, still).await.is_err() {
+        life::signal(pid, Signal::SIGKILL)?;
+        lab.watched
+            .wait(GRACE, &what, gone, still)
+            .await
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(Done::quietly())
+}
+
+const fn ends(signal: Signal) -> bool {
+    matches!(
+        signal,
+        Signal::SIGTERM
+            | Signal::SIGKILL
+            | Signal::SIGINT
+            | Signal::SIGQUIT
+            | Signal::SIGABRT
+            | Signal::SIGSEGV
+    )
+}
+
+async fn wait(lab: &Rc<Lab>, event: &Event, limit: Duration) -> Result<Done, String> {
+    match event {
+        Event::Ready(pod) => {
+            let name = &lab.scenario.pod(*pod).name;
+            let ready = |state: &super::state::State| state.ready(&lab.scenario, *pod);
+            let missing = |state: &super::state::State| state.unsettled(&lab.scenario, *pod).join("; ");
+            lab.watched
+                .wait(limit, &format!("pod {name} to be ready"), ready, missing)
+                .await
+                .map_err(|error| error.to_string())?;
+            lab.settled_mesh(limit).await?;
+            Ok(Done::quietly())
+        }
+        Event::Exited(target) => {
+            let name = name_of(lab, *target);
+            let ended = |state: &super::state::State| matches!(state.process(*target), Running::Ended(_));
+            lab.watched
+                .wait(limit, &format!("{name} to end"), ended, |_| "it runs".to_owned())
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok(Done::quietly())
+        }
+        Event::Connection { from, port } => connection(lab, *from, port.get(), limit).await,
+    }
+}
+
+async fn connection(lab: &Rc<Lab>, from: Target, port: u16, limit: Duration) -> Result<Done, String> {
+    let pod = &lab.scenario.pod(from.pod).name;
+    let role = lab.scenario.pod(from.pod).role(from.process);
+    let what = format!("a connection from {} to port {port}", name_of(lab, from));
+    let role = role_of(role);
+    let found = async {
+        loop {
+            match lab.observer.connection_from(pod, &role, port) {
+                Ok(Some(legs)) => return Ok(legs),
+                Ok(None) => lab.observer.news().await,
+                Err(error) => return Err(super::chain(&error)),
+            }
+        }
+    };
+    let legs = within(limit, &what, found)
+        .await
+        .map_err(|error| error.to_string())??;
+    let seen = Seen {
+        legs: legs.iter().map(reports::seen_leg).collect(),
+        ..Seen::default()
+    };
+    Ok(Done::of(seen, legs))
+}
+
+async fn exec(lab: &Rc<Lab>, from: &Actor, command: &[String], limit: Duration) -> Result<Done, String> {
+    let (uid, gid, groups) = request::credentials(lab, from);
+    let pod = lab.scenario.pod(from.target.pod);
+    let role = pod.role(from.target.process).to_owned();
+    let env = match from.target.process {
+        ProcessName::Container(id) => pod.container(id).env.clone(),
+        ProcessName::Sidecar | ProcessName::Agent => Vec::new(),
+    };
+    let command = command
+        .iter()
+        .map(|word| lab.plan.expand(word, from.target.pod))
+        .collect();
+    let spec = Spec {
+        role: role.clone(),
+        program: Program::Command(command),
+        uid,
+        gid,
+        groups,
+        env,
+        stdin: Stdin::Null,
+        inherit: Vec::new(),
+    };
+    let mut process =
+        process::spawn(lab.space(from.target.pod), spec).map_err(|error| super::chain(&error))?;
+    lab.register(from.target.pod, process.pid(), &role)?;
+    let (Some(mut stdout), Some(mut stderr)) = (process.take_stdout(), process.take_stderr()) else {
+        return Err("a program without output".to_owned());
+    };
+    let (mut output, mut words) = (Vec::new(), Vec::new());
+    let ended = async {
+        let (out, err) = tokio::join!(stdout.read_to_end(&mut output), stderr.read_to_end(&mut words));
+        out.and(err)
+            .map_err(|error| format!("reading its output: {error}"))?;
+        Ok::<_, String>(process.exited().await)
+    };
+    let status = match within(limit, "the command to end", ended).await {
+        Ok(status) => status?,
+        Err(too_long) => {
+            process.kill().map_err(|error| super::chain(&error))?;
+            return Err(too_long.to_string());
+        }
+    };
+    lab.forget(from.target.pod, process.pid());
+    let seen = Seen {
+        exit_code: Some(status.code()),
+        body: String::from_utf8_lossy(&output).into_owned(),
+        ..Seen::default()
+    };
+    let mut done = Done::of(seen, Vec::new());
+    if !words.is_empty() {
+        done.notes
+            .push(String::from_utf8_lossy(&words).trim_end().to_owned());
+    }
+    Ok(done)
+}
+
+type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+async fn parallel(lab: &Rc<Lab>, steps: &[Step]) -> Result<Done, String> {
+    let all = steps
+        .iter()
+        .map(|step| Box::pin(run(lab, step, false)) as Boxed<'_, StepReport>);
+    let reports = futures_util::future::join_all(all).await;
+    Ok(Done {
+        inner: reports,
+        ..Done::quietly()
+    })
+}
+
+async fn repeat(lab: &Rc<Lab>, times: u32, steps: &[Step], alone: bool) -> Result<Done, String> {
+    let mut reports = Vec::new();
+    for round in 1..=times {
+        for step in steps {
+            let mut report = (Box::pin(run(lab, step, alone)) as Boxed<'_, StepReport>).await;
+            report.name = format!("round {round}: {}", report.name);
+            reports.push(report);
+        }
+    }
+    Ok(Done {
+        inner: reports,
+        ..Done::quietly()
+    })
+}
+
+fn name_of(lab: &Lab, target: Target) -> String {
+    let pod = lab.scenario.pod(target.pod);
+    format!("{}/{}", pod.name, pod.role(target.process))
+}

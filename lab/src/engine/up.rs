@@ -1,0 +1,142 @@
+//! Building the lab and waiting until all that no gate holds is ready; and taking it down.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use iptables::apply::Tool;
+
+use super::lab::{Lab, Parts};
+use super::{chain, life, mesh};
+use crate::dns;
+use crate::net::netns::NetNs;
+use crate::observe::Observer;
+use crate::plan::{DNS_IP, ISTIOD, Plan};
+use crate::report::LabError;
+use crate::scenario::model::{PodId, Scenario};
+use crate::world::node::Node;
+use crate::world::pod::{self, PodSpec};
+
+/// How long a lab may take to come up.
+const UP: Duration = Duration::from_secs(30);
+
+/// How long the kernel may take to report the canary's first packet.
+const CANARY: Duration = Duration::from_secs(5);
+
+/// Builds the lab; returns when everything that no gate holds is ready and every sidecar knows it.
+pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
+    let failed = |message: String| LabError {
+        machine: false,
+        message,
+    };
+    let machine = |message: String| LabError {
+        machine: true,
+        message,
+    };
+    let plan = Plan::new(&scenario);
+    let tool = Tool::find().map_err(|error| machine(chain(&error)))?;
+    let node = Node::enter(&[DNS_IP])
+        .await
+        .map_err(|error| failed(chain(&error)))?;
+    let mut specs: Vec<PodSpec> = vec![PodSpec {
+        name: ISTIOD.to_owned(),
+        ip: plan.istiod_ip,
+    }];
+    specs.extend(plan.pods.iter().map(|pod| PodSpec {
+        name: pod.name.clone(),
+        ip: pod.ip,
+    }));
+    let mut spaces = pod::create_pods(&node, &specs)
+        .await
+        .map_err(|error| failed(chain(&error)))?;
+    let istiod = spaces.remove(0);
+    let observed: Vec<(&str, IpAddr, &NetNs)> = spaces
+        .iter()
+        .map(|space| (space.name.as_str(), IpAddr::V4(space.ip), &space.netns))
+        .collect();
+    let observer = Observer::attach(&observed).map_err(|error| failed(chain(&error)))?;
+    let named: Vec<(&str, &NetNs)> = spaces
+        .iter()
+        .map(|space| (space.name.as_str(), &space.netns))
+        .collect();
+    observer
+        .canary(&named, CANARY)
+        .await
+        .map_err(|error| failed(chain(&error)))?;
+    let lab = Lab::new(Parts {
+        scenario,
+        plan,
+        observer,
+        node,
+        istiod,
+        pods: spaces,
+        tool,
+    });
+    bring_up(&lab).await.map_err(failed)?;
+    Ok(lab)
+}
+
+async fn bring_up(lab: &Rc<Lab>) -> Result<(), String> {
+    start_dns(lab)?;
+    mesh::start_istiod(lab)?;
+    let held: Vec<_> = lab
+        .scenario
+        .pods_with_ids()
+        .map(|(id, pod)| (id, pod.hold.clone()))
+        .collect();
+    for (id, gates) in held {
+        mesh::hold(lab, id, &gates, true).await?;
+    }
+    lab.spawn(mesh::follow(Rc::clone(lab)));
+    let ids: Vec<PodId> = lab.scenario.pods_with_ids().map(|(id, _)| id).collect();
+    for id in &ids {
+        life::begin(lab, *id);
+    }
+    let unsettled = |state: &super::state::State| {
+        let pods = ids.iter().flat_map(|id| {
+            let name = &lab.scenario.pod(*id).name;
+            state
+                .unsettled(&lab.scenario, *id)
+                .into_iter()
+                .map(move |missing| format!("pod {name}: {missing}"))
+        });
+        pods.collect::<Vec<_>>()
+    };
+    lab.watched
+        .wait(
+            UP,
+            "the pods to be ready",
+            |state| unsettled(state).is_empty(),
+            |state| unsettled(state).join("; "),
+        )
+        .await
+        .map_err(|error| lab.with_logs(&error.to_string()))?;
+    lab.settled_mesh(UP).await
+}
+
+fn start_dns(lab: &Lab) -> Result<(), String> {
+    let records = dns::Records::new(&lab.plan.dns_records(&lab.scenario));
+    let (udp, tcp) = lab
+        .node
+        .netns()
+        .run(|| {
+            let udp = std::net::UdpSocket::bind((DNS_IP, 53))?;
+            let tcp = std::net::TcpListener::bind((DNS_IP, 53))?;
+            Ok::<_, std::io::Error>((udp, tcp))
+        })
+        .map_err(|error| chain(&error))?
+        .map_err(|error| format!("binding the DNS server to {DNS_IP}:53: {error}"))?;
+    let server = dns::serve(udp, tcp, records).map_err(|error| chain(&error))?;
+    *lab.dns.borrow_mut() = Some(server);
+    Ok(())
+}
+
+/// Ends every task and closes what the lab holds. Its processes end with the world process, whose end the kernel
+/// makes the end of everything in its namespaces.
+pub(super) async fn down(lab: Rc<Lab>) {
+    let server = lab.dns.borrow_mut().take();
+    if let Some(server) = server {
+        server.close().await;
+    }
+    lab.end_tasks().await;
+}

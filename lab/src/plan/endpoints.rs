@@ -1,0 +1,206 @@
+//! Which pods stand behind which service, given the pods that are ready: what istiod and kube-proxy are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+
+use iptables::kube_proxy;
+
+use super::{ISTIOD, ISTIOD_HTTP_PORT, ISTIOD_XDS_PORT, Plan};
+use crate::istiod::registry::{
+    Destination, Endpoint, Match, Port, Protocol, Proxy, Registry, Route, Service, StringMatch,
+};
+use crate::scenario::model::{
+    self, DestinationRule, HttpMatch, HttpRoute, InboundCluster, OutboundTrafficPolicy, PodId, Scenario,
+};
+
+impl Plan {
+    /// The state of the mesh when just these pods are ready.
+    pub fn registry(&self, scenario: &Scenario, ready: &BTreeSet<PodId>) -> Registry {
+        let services = scenario.services.iter().zip(&self.vips).enumerate();
+        let services =
+            services.map(|(index, (service, vip))| self.service(scenario, ready, index, service, *vip));
+        Registry {
+            allow_any: scenario.mesh.outbound_traffic_policy == OutboundTrafficPolicy::AllowAny,
+            inbound_to_pod_ip: scenario.mesh.inbound == InboundCluster::PodIp,
+            retries: scenario.mesh.retries,
+            services: services.chain([self.istiod_service()]).collect(),
+            proxies: scenario
+                .pods_with_ids()
+                .filter(|(_, pod)| pod.sidecar.is_some())
+                .map(|(id, pod)| Proxy {
+                    node_id: self.pod(id).node_id.clone(),
+                    pod: pod.name.clone(),
+                    ip: self.pod(id).ip,
+                })
+                .collect(),
+        }
+    }
+
+    /// What kube-proxy makes of the same state.
+    pub fn kube_proxy(&self, registry: &Registry) -> Vec<kube_proxy::Service> {
+        let ports = registry
+            .services
+            .iter()
+            .flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        ports
+            .filter_map(|(service, port)| {
+                Some(kube_proxy::Service {
+                    name: format!("default/{}:{}", service.name, port.name),
+                    vip: IpAddr::V4(service.vip),
+                    port: NonZeroU16::new(port.port)?,
+                    protocol: iptables::rule::Protocol::Tcp,
+                    endpoints: service
+                        .endpoints
+                        .iter()
+                        .map(|endpoint| SocketAddr::new(IpAddr::V4(endpoint.ip), port.target_port))
+                        .collect(),
+                })
+            })
+            .collect()
+    }
+
+    fn service(
+        &self,
+        scenario: &Scenario,
+        ready: &BTreeSet<PodId>,
+        index: usize,
+        service: &model::Service,
+        vip: Ipv4Addr,
+    ) -> Service {
+        let rule = scenario
+            .destination_rules
+            .iter()
+            .find(|rule| rule.service == index);
+        let routes = scenario
+            .virtual_services
+            .iter()
+            .filter(|virtual_service| virtual_service.service == index);
+        Service {
+            name: service.name.clone(),
+            vip,
+            ports: service.ports.iter().map(port).collect(),
+            subsets: rule.map(subsets).unwrap_or_default(),
+            routes: routes
+                .flat_map(|found| &found.http)
+                .map(|http| route(scenario, http))
+                .collect(),
+            endpoints: self.endpoints(scenario, ready, &service.selector),
+            selected: selected(scenario, &service.selector),
+        }
+    }
+
+    fn endpoints(
+        &self,
+        scenario: &Scenario,
+        ready: &BTreeSet<PodId>,
+        selector: &BTreeMap<String, String>,
+    ) -> Vec<Endpoint> {
+        scenario
+            .pods_with_ids()
+            .filter(|(id, pod)| ready.contains(id) && selects(selector, &pod.labels))
+            .map(|(id, pod)| Endpoint {
+                ip: self.pod(id).ip,
+                pod: pod.name.clone(),
+                labels: pod.labels.clone(),
+            })
+            .collect()
+    }
+
+    fn istiod_service(&self) -> Service {
+        let port = |name: &str, port, protocol| Port {
+            name: name.to_owned(),
+            port,
+            target_port: port,
+            protocol,
+        };
+        Service {
+            name: ISTIOD.to_owned(),
+            vip: self.istiod_vip,
+            ports: vec![
+                port("grpc-xds", ISTIOD_XDS_PORT, Protocol::Http2),
+                port("http-monitoring", ISTIOD_HTTP_PORT, Protocol::Http),
+            ],
+            subsets: Vec::new(),
+            routes: Vec::new(),
+            endpoints: vec![Endpoint {
+                ip: self.istiod_ip,
+                pod: ISTIOD.to_owned(),
+                labels: BTreeMap::from([("app".to_owned(), ISTIOD.to_owned())]),
+            }],
+            selected: vec![ISTIOD.to_owned()],
+        }
+    }
+}
+
+fn selected(scenario: &Scenario, selector: &BTreeMap<String, String>) -> Vec<String> {
+    let pods = scenario.pods.iter().filter(|pod| selects(selector, &pod.labels));
+    pods.map(|pod| pod.name.clone()).collect()
+}
+
+/// True if a pod with these labels is one of the selector's. An empty selector selects nothing (core/v1).
+pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    !selector.is_empty()
+        && selector
+            .iter()
+            .all(|(name, value)| labels.get(name) == Some(value))
+}
+
+fn port(port: &model::ServicePort) -> Port {
+    Port {
+        name: port.name.clone(),
+        port: port.port.get(),
+        target_port: port.target_port.get(),
+        protocol: match port.protocol {
+            model::Protocol::Http => Protocol::Http,
+            model::Protocol::Http2 => Protocol::Http2,
+            model::Protocol::Tcp => Protocol::Tcp,
+            model::Protocol::Unknown => Protocol::Unknown,
+        },
+    }
+}
+
+fn subsets(rule: &DestinationRule) -> Vec<(String, BTreeMap<String, String>)> {
+    rule.subsets.clone()
+}
+
+fn route(scenario: &Scenario, route: &HttpRoute) -> Route {
+    Route {
+        matches: route.matches.iter().map(http_match).collect(),
+        destinations: route
+            .destinations
+            .iter()
+            .map(|destination| Destination {
+                service: scenario.services[destination.service].name.clone(),
+                subset: destination.subset.clone(),
+                port: destination.port.map(NonZeroU16::get),
+                weight: destination.weight,
+            })
+            .collect(),
+        timeout_ms: route
+            .timeout
+            .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        retries: route.retries,
+        direct_response: route.direct_response.clone(),
+    }
+}
+
+fn http_match(wanted: &HttpMatch) -> Match {
+    Match {
+        uri: wanted.uri.as_ref().map(string_match),
+        method: wanted.method.as_ref().map(string_match),
+        headers: wanted
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), string_match(value)))
+            .collect(),
+    }
+}
+
+fn string_match(wanted: &model::StringMatch) -> StringMatch {
+    match wanted {
+        model::StringMatch::Exact(text) => StringMatch::Exact(text.clone()),
+        model::StringMatch::Prefix(text) => StringMatch::Prefix(text.clone()),
+        model::StringMatch::Regex(text) => StringMatch::Regex(text.clone()),
+    }
+}

@@ -1,0 +1,174 @@
+//! `mesh`, and the interception options of mesh and pods.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a YAML value of any other kind is the same mistake"
+)]
+
+use std::collections::BTreeMap;
+
+use iptables::annotations::from_annotations;
+use iptables::options::{Backend, DnsCapture, Interception, Mode};
+use iptables::raw::{Mistake, Raw, Start, Text};
+use serde_yaml::Value;
+
+use super::fields::{At, Reader};
+use super::model::{InboundCluster, Mesh, OutboundTrafficPolicy, ProxyKind};
+
+/// Attempts after the first in Istio's default retry policy.
+const RETRIES: u32 = 2;
+
+pub(super) struct MeshRead {
+    pub(super) mesh: Mesh,
+    pub(super) interception: Raw,
+}
+
+pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
+    let mesh = Mesh {
+        outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
+        inbound: InboundCluster::PodIp,
+        retries: RETRIES,
+    };
+    let mut read = MeshRead {
+        mesh,
+        interception: Raw::default(),
+    };
+    let known = &[
+        "outboundTrafficPolicy",
+        "proxy",
+        "interception",
+        "inbound",
+        "retries",
+    ];
+    let Some(fields) = at.and_then(|at| reader.map(at, known)) else {
+        return read;
+    };
+    let policies = &[
+        ("ALLOW_ANY", OutboundTrafficPolicy::AllowAny),
+        ("REGISTRY_ONLY", OutboundTrafficPolicy::RegistryOnly),
+    ];
+    if let Some(policy) = fields
+        .get("outboundTrafficPolicy")
+        .and_then(|at| reader.word(at, policies))
+    {
+        read.mesh.outbound_traffic_policy = policy;
+    }
+    let inbound = &[
+        ("pod-ip", InboundCluster::PodIp),
+        ("localhost", InboundCluster::Localhost),
+    ];
+    if let Some(inbound) = fields.get("inbound").and_then(|at| reader.word(at, inbound)) {
+        read.mesh.inbound = inbound;
+    }
+    if let Some(retries) = fields
+        .get("retries")
+        .and_then(|at| reader.parsed(at, "write a number from 0"))
+    {
+        read.mesh.retries = retries;
+    }
+    if let Some(at) = fields.get("proxy") {
+        proxy(reader, at);
+    }
+    if let Some(at) = fields.get("interception") {
+        read.interception = raw(reader, at);
+    }
+    read
+}
+
+pub(super) fn proxy(reader: &Reader<'_>, at: At<'_>) -> Option<ProxyKind> {
+    if matches!(at.value, Value::String(text) if text == "envoy") {
+        reader.wrong(
+            &at,
+            "`proxy: envoy` is not supported yet",
+            "write `proxy: builtin`",
+        );
+        return None;
+    }
+    reader.word(at, &[("builtin", ProxyKind::Builtin)])
+}
+
+/// The options as they are written.
+pub(super) fn raw(reader: &Reader<'_>, at: At<'_>) -> Raw {
+    let mut raw = Raw::default();
+    let Some(fields) = reader.map(at, Raw::NAMES) else {
+        return raw;
+    };
+    for (name, at) in fields.all() {
+        let text = match at.value {
+            Value::Null => continue,
+            Value::Sequence(_) => reader.strings(at).join(","),
+            _ => reader.string(at).unwrap_or_default(),
+        };
+        if let Some(option) = raw.get_mut(&name) {
+            *option = Some(Text(text));
+        }
+    }
+    raw
+}
+
+/// Mesh, pod and annotations in rising priority, checked; the second is false in mode NONE.
+pub(super) fn interception(
+    reader: &Reader<'_>,
+    pod_at: &At<'_>,
+    own: Option<(Raw, At<'_>)>,
+    mesh: &Raw,
+    annotations: &BTreeMap<String, String>,
+) -> Option<(Interception, bool)> {
+    let tell = |mistakes: Vec<Mistake>| {
+        for mistake in mistakes {
+            let annotation = format!("{}.annotations.{}", pod_at.path, mistake.option);
+            let in_pod = format!("{}.interception.{}", pod_at.path, mistake.option);
+            let in_mesh = format!("mesh.interception.{}", mistake.option);
+            let at = [annotation, in_pod, in_mesh]
+                .into_iter()
+                .find(|path| reader.has(path));
+            let what = format!("{}: `{}`: {}", mistake.option, mistake.value, mistake.reason);
+            match at {
+                Some(path) => reader.wrong(
+                    At {
+                        value: &Value::Null,
+                        path,
+                    },
+                    &what,
+                    &mistake.instead,
+                ),
+                None => reader.wrong(pod_at, &what, &mistake.instead),
+            }
+        }
+    };
+    let annotated = match from_annotations(annotations) {
+        Ok(annotated) => annotated,
+        Err(mistakes) => {
+            tell(mistakes);
+            return None;
+        }
+    };
+    let own = own.map(|(raw, _)| raw).unwrap_or_default();
+    let interception = match annotated.or(own).or(mesh.clone()).resolve(Start::Injector) {
+        Ok(interception) => interception,
+        Err(mistakes) => {
+            tell(mistakes);
+            return None;
+        }
+    };
+    let not_yet = |what: &str, instead: &str| {
+        reader.wrong(
+            pod_at,
+            &format!("{what} is not supported in a running lab yet"),
+            instead,
+        );
+    };
+    if matches!(interception.mode, Mode::Tproxy(_)) {
+        not_yet("mode TPROXY", "write `mode: REDIRECT` or `mode: NONE`");
+    }
+    if interception.backend == Backend::Nftables {
+        not_yet("backend nftables", "write `backend: iptables`");
+    }
+    if matches!(interception.dns, DnsCapture::Servers(_) | DnsCapture::All) {
+        not_yet("DNS capture", "leave redirectDNS and captureAllDNS out");
+    }
+    if interception.has_ipv6 {
+        not_yet("enableIPv6", "leave it out");
+    }
+    let intercept = interception.mode != Mode::None;
+    Some((interception, intercept))
+}

@@ -1,0 +1,446 @@
+//! `pods`.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
+
+use iptables::raw::Raw;
+
+use super::fields::{At, Fields, Reader};
+use super::mesh;
+use super::model::{App, AppRoute, Container, Listen, Pod, ProxyKind, Sidecar, Workload};
+use super::names::{gates, label};
+use super::services::{status, texts};
+use crate::path::RESERVED_ROLES;
+
+/// Ports of the sidecar, which its pod's own servers cannot have.
+const SIDECAR_PORTS: [u16; 9] = [15000, 15001, 15006, 15008, 15010, 15020, 15021, 15053, 15090];
+
+/// The user that containers run as, unless they say otherwise.
+const USER: u32 = 1000;
+
+/// Fields of core/v1 that change nothing here, so that a pod spec can be pasted in.
+const POD: &[&str] = &[
+    "name",
+    "labels",
+    "annotations",
+    "sidecar",
+    "interception",
+    "proxy",
+    "hold",
+    "containers",
+    "securityContext",
+    "serviceAccountName",
+    "volumes",
+    "nodeSelector",
+    "tolerations",
+    "affinity",
+    "imagePullSecrets",
+    "dnsPolicy",
+    "schedulerName",
+    "enableServiceLinks",
+    "automountServiceAccountToken",
+];
+const CONTAINER: &[&str] = &[
+    "name",
+    "app",
+    "command",
+    "args",
+    "env",
+    "ports",
+    "securityContext",
+    "image",
+    "imagePullPolicy",
+    "resources",
+    "volumeMounts",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "stdin",
+    "tty",
+];
+
+pub(super) fn read(reader: &Reader<'_>, at: At<'_>, mesh: &Raw) -> Vec<Pod> {
+    let items = reader.list(at.clone());
+    if items.is_empty() {
+        reader.wrong(&at, "`pods` is empty", "a scenario needs at least one pod");
+    }
+    let mut pods: Vec<Pod> = Vec::new();
+    for item in items {
+        let Some((pod, name_at)) = pod(reader, item, mesh) else {
+            continue;
+        };
+        if pods.iter().any(|other| other.name == pod.name) {
+            reader.wrong(
+                &name_at,
+                &format!("pod `{}` is there already", pod.name),
+                "names are given once",
+            );
+        }
+        pods.push(pod);
+    }
+    pods
+}
+
+fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &Raw) -> Option<(Pod, At<'v>)> {
+    let outer = reader.any_map(at.clone())?;
+    let is_pasted = outer.get("kind").is_some() || outer.get("spec").is_some();
+    let (fields, meta) = if is_pasted {
+        let outer = reader.map(
+            at.clone(),
+            &[
+                "apiVersion",
+                "kind",
+                "metadata",
+                "spec",
+                "status",
+                "hold",
+                "sidecar",
+            ],
+        )?;
+        let meta_at = outer.get("metadata")?;
+        let known = &[
+            "name",
+            "namespace",
+            "labels",
+            "annotations",
+            "creationTimestamp",
+            "uid",
+            "resourceVersion",
+        ];
+        (reader.map(outer.get("spec")?, POD)?, reader.map(meta_at, known)?)
+    } else {
+        let fields = reader.map(at.clone(), POD)?;
+        (fields.clone(), fields)
+    };
+    let Some(name_at) = meta.get("name") else {
+        reader.wrong(&at, "a pod without `name`", "write `name: NAME`");
+        return None;
+    };
+    let name = label(reader, &name_at, "pod")?;
+    if name == crate::plan::ISTIOD {
+        reader.wrong(&name_at, "pod `istiod` is the lab's own", "choose another name");
+    }
+    let labels = meta.get("labels").map(|at| texts(reader, at)).unwrap_or_default();
+    let annotations = meta
+        .get("annotations")
+        .map(|at| texts(reader, at))
+        .unwrap_or_default();
+    let sidecar = sidecar(reader, &at, &fields, &labels, &annotations, mesh);
+    let defaults = fields
+        .get("securityContext")
+        .map(|at| security(reader, at))
+        .unwrap_or_default();
+    let containers = containers(reader, &at, &fields, &defaults, sidecar.is_some());
+    let mut pod = Pod {
+        name,
+        labels,
+        annotations,
+        sidecar,
+        containers,
+        hold: Vec::new(),
+    };
+    if let Some(at) = outer.get("hold").or_else(|| fields.get("hold")) {
+        pod.hold = gates(reader, at, &pod);
+    }
+    Some((pod, name_at))
+}
+
+fn sidecar(
+    reader: &Reader<'_>,
+    at: &At<'_>,
+    fields: &Fields<'_>,
+    labels: &BTreeMap<String, String>,
+    annotations: &BTreeMap<String, String>,
+    mesh: &Raw,
+) -> Option<Sidecar> {
+    const INJECT: &str = "sidecar.istio.io/inject";
+    let injected = labels
+        .get(INJECT)
+        .or_else(|| annotations.get(INJECT))
+        .is_none_or(|value| value != "false");
+    let wanted = fields
+        .get("sidecar")
+        .and_then(|at| reader.flag(at))
+        .unwrap_or(injected);
+    let proxy = fields
+        .get("proxy")
+        .and_then(|at| mesh::proxy(reader, at))
+        .unwrap_or(ProxyKind::Builtin);
+    let own = fields
+        .get("interception")
+        .map(|at| (mesh::raw(reader, at.clone()), at));
+    if !wanted {
+        return None;
+    }
+    let (interception, intercept) = mesh::interception(reader, at, own, mesh, annotations)?;
+    Some(Sidecar {
+        proxy,
+        interception,
+        intercept,
+    })
+}
+
+/// Who a container runs as.
+#[derive(Debug, Clone, Default)]
+struct Security {
+    user: Option<u32>,
+    group: Option<u32>,
+    groups: Vec<u32>,
+}
+
+fn security(reader: &Reader<'_>, at: At<'_>) -> Security {
+    let known = &[
+        "runAsUser",
+        "runAsGroup",
+        "supplementalGroups",
+        "runAsNonRoot",
+        "fsGroup",
+        "allowPrivilegeEscalation",
+        "readOnlyRootFilesystem",
+        "capabilities",
+        "privileged",
+        "seccompProfile",
+    ];
+    let Some(fields) = reader.map(at, known) else {
+        return Security::default();
+    };
+    let number = |name: &str| {
+        fields
+            .get(name)
+            .and_then(|at| reader.parsed(at, "write a number from 0"))
+    };
+    let groups = fields
+        .get("supplementalGroups")
+        .map(|at| reader.list(at))
+        .unwrap_or_default();
+    Security {
+        user: number("runAsUser"),
+        group: number("runAsGroup"),
+        groups: groups
+            .into_iter()
+            .filter_map(|at| reader.parsed(at, "write a number from 0"))
+            .collect(),
+    }
+}
+
+fn containers(
+    reader: &Reader<'_>,
+    at: &At<'_>,
+    fields: &Fields<'_>,
+    defaults: &Security,
+    has_sidecar: bool,
+) -> Vec<Container> {
+    let items = fields
+        .get("containers")
+        .map(|at| reader.list(at))
+        .unwrap_or_default();
+    if items.is_empty() {
+        reader.wrong(
+            at,
+            "a pod without containers",
+            "write `containers: [{name: NAME}]`",
+        );
+    }
+    let mut containers: Vec<Container> = Vec::new();
+    let mut ports: Vec<u16> = Vec::new();
+    for item in items {
+        let Some(fields) = reader.map(item.clone(), CONTAINER) else {
+            continue;
+        };
+        let Some(name_at) = fields.get("name") else {
+            reader.wrong(&item, "a container without `name`", "write `name: NAME`");
+            continue;
+        };
+        let Some(name) = label(reader, &name_at, "container") else {
+            continue;
+        };
+        if RESERVED_ROLES.contains(&name.as_str()) {
+            let what = format!("a container cannot be called `{name}`: it is a word of the path notation");
+            reader.wrong(&name_at, &what, "choose another name");
+        }
+        if containers.iter().any(|other| other.name == name) {
+            reader.wrong(
+                &name_at,
+                &format!("container `{name}` is there already"),
+                "names are given once in a pod",
+            );
+        }
+        let own = fields
+            .get("securityContext")
+            .map(|at| security(reader, at))
+            .unwrap_or_default();
+        let user = own.user.or(defaults.user).unwrap_or(USER);
+        let workload = workload(reader, &item, &fields);
+        if let (Workload::App(app), Some(app_at)) = (&workload, fields.get("app")) {
+            port_of(reader, &app_at, app, &mut ports, has_sidecar);
+        }
+        containers.push(Container {
+            name,
+            workload,
+            run_as_user: user,
+            run_as_group: own.group.or(defaults.group).unwrap_or(user),
+            supplemental_groups: defaults.groups.clone(),
+            env: fields.get("env").map(|at| env(reader, at)).unwrap_or_default(),
+        });
+    }
+    containers
+}
+
+fn port_of(reader: &Reader<'_>, at: &At<'_>, app: &App, ports: &mut Vec<u16>, has_sidecar: bool) {
+    let (Listen::Http(port) | Listen::Tcp(port) | Listen::TcpServerFirst(port)) = app.listen;
+    let port = port.get();
+    if ports.contains(&port) {
+        reader.wrong(
+            at,
+            &format!("port {port} is another container's already"),
+            "containers of a pod share its ports",
+        );
+    }
+    if has_sidecar && SIDECAR_PORTS.contains(&port) {
+        reader.wrong(
+            at,
+            &format!("port {port} is the sidecar's"),
+            "choose another port, or write `sidecar: false`",
+        );
+    }
+    ports.push(port);
+}
+
+fn env(reader: &Reader<'_>, at: At<'_>) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for item in reader.list(at) {
+        let Some(fields) = reader.map(item.clone(), &["name", "value"]) else {
+            continue;
+        };
+        let Some(name) = fields.get("name").and_then(|at| reader.string(at)) else {
+            reader.wrong(
+                &item,
+                "an environment variable without `name`",
+                "write `{name: NAME, value: TEXT}`",
+            );
+            continue;
+        };
+        let value = fields
+            .get("value")
+            .and_then(|at| reader.string(at))
+            .unwrap_or_default();
+        all.push((name, value));
+    }
+    all
+}
+
+fn workload(reader: &Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Workload {
+    let command = fields.get("command");
+    let args = fields
+        .get("args")
+        .map(|at| reader.strings(at))
+        .unwrap_or_default();
+    match (fields.get("app"), command) {
+        (Some(_), Some(_)) => {
+            reader.wrong(at, "both `app` and `command`", "a container runs one of them");
+            Workload::Idle
+        }
+        (Some(at), None) => app(reader, at).map_or(Workload::Idle, Workload::App),
+        (None, Some(command_at)) => {
+            let mut argv = reader.strings(command_at.clone());
+            if argv.is_empty() {
+                reader.wrong(
+                    &command_at,
+                    "an empty command",
+                    "write `command: [PROGRAM, ARGUMENT]`",
+                );
+            }
+            argv.extend(args);
+            Workload::Command(argv)
+        }
+        (None, None) => Workload::Idle,
+    }
+}
+
+fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
+    let fields = reader.map(
+        at.clone(),
+        &["http", "tcp", "tcpServerFirst", "bind", "calls", "routes"],
+    )?;
+    let port = |name: &str| {
+        let at = fields.get(name)?;
+        reader.parsed::<NonZeroU16>(at, "write a port from 1 to 65535")
+    };
+    let kinds = ["http", "tcp", "tcpServerFirst"]
+        .into_iter()
+        .filter(|name| fields.get(name).is_some())
+        .count();
+    if kinds != 1 {
+        reader.wrong(
+            &at,
+            "an app listens for one thing",
+            "write one of `http: PORT`, `tcp: PORT`, `tcpServerFirst: PORT`",
+        );
+        return None;
+    }
+    let listen = port("http")
+        .map(Listen::Http)
+        .or_else(|| port("tcp").map(Listen::Tcp))
+        .or_else(|| port("tcpServerFirst").map(Listen::TcpServerFirst))?;
+    let routes = fields.get("routes").and_then(|at| reader.any_map(at));
+    Some(App {
+        listen,
+        bind: fields
+            .get("bind")
+            .and_then(|at| reader.parsed::<Ipv4Addr>(at, "write an IPv4 address, such as 127.0.0.1")),
+        calls: fields
+            .get("calls")
+            .map(|at| calls(reader, at))
+            .unwrap_or_default(),
+        routes: routes
+            .iter()
+            .flat_map(Fields::all)
+            .filter_map(|(path, at)| Some((path, route(reader, at)?)))
+            .collect(),
+    })
+}
+
+fn route(reader: &Reader<'_>, at: At<'_>) -> Option<AppRoute> {
+    let fields = reader.map(at, &["status", "body", "calls"])?;
+    Some(AppRoute {
+        status: fields.get("status").and_then(|at| status(reader, at)),
+        body: fields.get("body").and_then(|at| reader.string(at)),
+        calls: fields
+            .get("calls")
+            .map(|at| calls(reader, at))
+            .unwrap_or_default(),
+    })
+}
+
+fn calls(reader: &Reader<'_>, at: At<'_>) -> Vec<String> {
+    reader
+        .list(at)
+        .into_iter()
+        .filter_map(|at| url(reader, at))
+        .collect()
+}
+
+/// `http://HOST[:PORT]/PATH`.
+pub(super) fn url(reader: &Reader<'_>, at: At<'_>) -> Option<String> {
+    let text = reader.string(at.clone())?;
+    // `${POD.ip}` is no host by itself; an address stands for it here.
+    let mut plain = text.clone();
+    while let (Some(start), Some(end)) = (plain.find("${"), plain.find('}')) {
+        if end < start {
+            break;
+        }
+        plain.replace_range(start..=end, "192.0.2.1");
+    }
+    let parsed: Result<http::Uri, _> = plain.parse();
+    let valid = parsed
+        .is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()));
+    if !valid {
+        reader.wrong(
+            &at,
+            &format!("`{text}` is no URL"),
+            "write `http://HOST:PORT/PATH`",
+        );
+        return None;
+    }
+    Some(text)
+}

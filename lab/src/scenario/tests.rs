@@ -1,0 +1,201 @@
+//! Whole files: what is read of good ones, what is said of bad ones.
+
+use super::*;
+
+const GOOD: &str = r#"
+name: good
+services:
+  - {name: web, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp-x, port: 81}]}
+destinationRules:
+  - {host: web, subsets: [{name: v1, labels: {version: v1}}]}
+virtualServices:
+  - hosts: [web.default.svc.cluster.local]
+    http: [{match: [{uri: {prefix: /a}}], route: [{destination: {host: web, subset: v1}}], timeout: 500ms}]
+pods:
+  - name: web-v1
+    labels: {app: web, version: v1}
+    annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: "3306"}
+    hold: [sidecar, web.listen]
+    containers:
+      - {name: web, app: {http: 8080, calls: ["http://other:80/"]}, securityContext: {runAsUser: 5}}
+      - {name: helper, command: [sleep, "1"]}
+  - {name: client, sidecar: false, containers: [{name: client}]}
+steps:
+  - name: a step
+    request: {from: client, url: "http://${web-v1.ip}:8080/", headers: {x-a: b}}
+    expect: {status: 200, path: {web-v1: [PREROUTING -> ISTIO_INBOUND -> sidecar:15006]}, never: {web-v1: [ISTIO_OUTPUT#9]}}
+  - exec: {from: web-v1/web, command: [id]}
+  - release: {pod: web-v1, gates: [sidecar]}
+  - wait: {connection: {from: web-v1/agent, port: 15010}, timeout: 1s}
+"#;
+
+#[test]
+fn a_good_file_is_read_whole() {
+    let loaded = parse("good.yaml", GOOD).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));
+    let scenario = loaded.scenario;
+    assert_eq!(scenario.pods[0].containers[0].run_as_user, 5);
+    assert_eq!(scenario.pods[0].containers[1].run_as_user, 1000);
+    assert_eq!(scenario.pods[0].hold.len(), 2);
+    let options = &scenario.pods[0].sidecar.as_ref().unwrap().interception;
+    assert_eq!(options.exclude_outbound_ports.len(), 1);
+    assert_eq!(scenario.services[0].ports[0].target_port.get(), 8080);
+    assert_eq!(scenario.steps.len(), 4);
+    assert_eq!(scenario.steps[1].name, "step 2");
+    assert_eq!(scenario.steps[0].location.line, 20);
+}
+
+/// Replaces a part of the good file, and wants this said, at this line.
+#[track_caller]
+fn refused(part: &str, by: &str, wanted: &str) {
+    assert!(GOOD.contains(part), "{part}");
+    let text = GOOD.replacen(part, by, 1);
+    let said = match parse("x.yaml", &text) {
+        Ok(_) => panic!("`{by}` was taken"),
+        Err(mistakes) => anstream::adapter::strip_str(&mistakes.render()).to_string(),
+    };
+    let line = text
+        .lines()
+        .position(|line| line.contains(by.lines().next().unwrap_or_default()))
+        .unwrap()
+        + 1;
+    assert!(said.contains(wanted), "no `{wanted}` in\n{said}");
+    assert!(said.contains(&format!("x.yaml:{line}:")), "line {line}:\n{said}");
+}
+
+#[test]
+fn each_mistake_is_told_at_its_place() {
+    refused("name: web, ports", "name: web, pots", "did you mean `ports`?");
+    refused("name: http, port: 80,", "name: http, port: 0,", "1 to 65535");
+    refused("host: web, subsets", "host: wep, subsets", "did you mean `web`?");
+    refused("subset: v1}}]", "subset: v9}}]", "has no subset `v9`");
+    refused("timeout: 500ms}]", "timeout: 500}]", "is not a duration");
+    refused("name: web-v1\n", "name: Web_V1\n", "cannot name a pod");
+    refused(
+        "excludeOutboundPorts: \"3306\"",
+        "excludeOutboundPorts: \"a\"",
+        "excludeOutboundPorts",
+    );
+    refused(
+        "hold: [sidecar, web.listen]",
+        "hold: [sidecar, web.lisen]",
+        "unknown gate `web.lisen`",
+    );
+    refused("{name: helper,", "{name: reset,", "a word of the path notation");
+    refused("app: {http: 8080", "app: {http: 15001", "is the sidecar's");
+    refused("from: client, url", "from: clint, url", "did you mean `client`?");
+    refused(
+        "http://${web-v1.ip}:8080/",
+        "http://${web-v2.ip}:8080/",
+        "names pod `web-v2`",
+    );
+    refused("http://other:80/", "https://other:80/", "is no URL");
+    refused("sidecar:15006]", "sidecar:99999]", "is not a port");
+    refused("never: {web-v1:", "never: {web-v4:", "pods are: web-v1, client");
+    refused(
+        "exec: {from: web-v1/web,",
+        "exec: {from: web-v1,",
+        "several containers",
+    );
+    refused("gates: [sidecar]", "gates: [xds.sds]", "not supported yet");
+    refused("{status: 200,", "{status: 99,", "100 to 599");
+    refused(
+        "- exec: {",
+        "- {name: x, status: 1}\n  - exec: {",
+        "unknown field `status`",
+    );
+    refused(
+        "release: {pod: web-v1, gates: [sidecar]}",
+        "expect: {status: 200}\n    release: {pod: web-v1, gates: [sidecar]}",
+        "could never hold",
+    );
+    refused(
+        "  - {name: client, sidecar",
+        "  - {name: web-v1, sidecar",
+        "is there already",
+    );
+    refused(
+        "sidecar: false,",
+        "sidecar: false, readinessProbe: {},",
+        "not supported yet",
+    );
+    refused(
+        "sidecar: false,",
+        "interception: {mode: TPROXY},",
+        "TPROXY is not supported",
+    );
+}
+
+#[test]
+fn many_mistakes_come_at_once_in_order() {
+    let text = GOOD
+        .replace("port: 80,", "port: x,")
+        .replace("from: client", "from: nobody")
+        .replace("[id]", "[]");
+    let mistakes = parse("x.yaml", &text).unwrap_err();
+    let lines: Vec<usize> = mistakes.locations().map(|location| location.line).collect();
+    assert!(lines.len() >= 3, "{}", mistakes.render());
+    assert!(lines.is_sorted(), "{lines:?}");
+}
+
+#[test]
+fn a_mistake_is_rendered_with_its_line_and_a_mark() {
+    let text =
+        "pods: [{name: a, containers: [{name: a}]}]\nsteps: [{request: {from: b, url: 'http://a/'}}]\n";
+    let said = parse("s.yaml", text).unwrap_err().render();
+    insta::assert_snapshot!(anstream::adapter::strip_str(&said).to_string(), @r"
+    error: `from` names pod `b`, which is not there
+     --> s.yaml:2:26
+      |
+    2 | steps: [{request: {from: b, url: 'http://a/'}}]
+      |                          ^
+      = help: pods are: a
+
+    error: 1 mistake in s.yaml; nothing was created
+    ");
+}
+
+#[test]
+fn a_pasted_kubernetes_object_is_taken() {
+    let text = r"
+services:
+  - apiVersion: v1
+    kind: Service
+    metadata: {name: web, namespace: default}
+    spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
+pods:
+  - apiVersion: v1
+    kind: Pod
+    metadata: {name: web, labels: {app: web}}
+    spec: {containers: [{name: web, image: nginx, command: [sleep, '1']}]}
+steps: [{exec: {from: web, command: ['true']}}]
+";
+    let loaded = parse("k.yaml", text).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));
+    assert_eq!(loaded.scenario.services[0].name, "web");
+    assert_eq!(loaded.scenario.pods[0].labels["app"], "web");
+}
+
+#[test]
+fn shipped_scenarios_have_no_mistakes() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    let mut number = 0;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let (_, loaded) = load(&entry.unwrap().path()).unwrap_or_else(|error| panic!("{}", error.render()));
+        assert_eq!(loaded.warnings, []);
+        number += 1;
+    }
+    assert!(number >= 3);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC*") {
+        drop(parse("x.yaml", &text));
+    }
+
+    #[test]
+    fn no_change_of_a_good_file_panics(at in 0..GOOD.len(), with in "[ -~\\n]{0,3}") {
+        let at = (at..GOOD.len()).find(|at| GOOD.is_char_boundary(*at)).unwrap_or(0);
+        let text = format!("{}{with}{}", &GOOD[..at], &GOOD[(at + 1).min(GOOD.len())..]);
+        drop(parse("x.yaml", &text));
+    }
+}

@@ -1,0 +1,226 @@
+//! `/clusters`, `/listeners` and `/config_dump`.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "what the control plane here never sends is shown as null"
+)]
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use serde_json::{Value, json};
+
+use crate::config::cluster::Discovery;
+use crate::config::listener::{ListenerConfig, NetworkFilter, Routes};
+use crate::data_plane::Proxy;
+use crate::upstream::Cluster;
+use crate::xds::Kind;
+
+pub(super) fn clusters_text(proxy: &Proxy) -> String {
+    let mut text = String::new();
+    for (cluster, _, is_static) in proxy.all_clusters() {
+        let name = &cluster.config.name;
+        text.push_str(&format!(
+            "{name}::observability_name::{name}\n{name}::added_via_api::{}\n",
+            !is_static
+        ));
+        for host in cluster.hosts().iter() {
+            let line = |key: &str, value: String| format!("{name}::{host}::{key}::{value}\n");
+            text.push_str(&line("cx_idle", cluster.idle_at(*host).to_string()));
+            text.push_str(&line("rq_active", cluster.busy_at(*host).to_string()));
+            text.push_str(&line("health_flags", "healthy".to_owned()));
+        }
+    }
+    text
+}
+
+pub(super) fn clusters_json(proxy: &Proxy) -> Value {
+    let host = |cluster: &Cluster, host: &std::net::SocketAddr| {
+        json!({
+            "address": socket(*host),
+            "stats": [{ "name": "rq_active", "type": "GAUGE", "value": cluster.busy_at(*host).to_string() }],
+            "health_status": { "eds_health_status": "HEALTHY" },
+            "weight": 1,
+        })
+    };
+    let statuses: Vec<Value> = proxy
+        .all_clusters()
+        .iter()
+        .map(|(cluster, _, is_static)| {
+            json!({
+                "name": cluster.config.name,
+                "added_via_api": !is_static,
+                "host_statuses": cluster.hosts().iter().map(|it| host(cluster, it)).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    json!({ "cluster_statuses": statuses })
+}
+
+pub(super) fn listeners_text(proxy: &Proxy) -> String {
+    proxy
+        .all_listeners()
+        .iter()
+        .map(|(config, _, _)| format!("{}::{}\n", config.name, config.address))
+        .collect()
+}
+
+pub(super) fn listeners_json(proxy: &Proxy) -> Value {
+    let all = proxy.all_listeners();
+    let one =
+        |config: &ListenerConfig| json!({ "name": config.name, "local_address": socket(config.address) });
+    json!({ "listener_statuses": all.iter().map(|(config, _, _)| one(config)).collect::<Vec<_>>() })
+}
+
+fn socket(address: std::net::SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
+}
+
+/// What is in force, by kind, in the shape of `envoy.admin.v3.ConfigDump`.
+pub(super) fn config(proxy: &Proxy) -> Value {
+    let (statics, dynamics): (Vec<_>, Vec<_>) = proxy.all_clusters().into_iter().partition(|(_, _, is)| *is);
+    let (static_listeners, listeners): (Vec<_>, Vec<_>) =
+        proxy.all_listeners().into_iter().partition(|(_, _, is)| *is);
+    json!({ "configs": [
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
+            "bootstrap": {
+                "node": { "id": proxy.bootstrap.node_id },
+                "admin": { "address": socket(proxy.bootstrap.admin) },
+            },
+        },
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
+            "version_info": proxy.version(Kind::Cds),
+            "static_clusters": statics.iter().map(|(it, proto, _)| json!({ "cluster": cluster(it, proto) })).collect::<Vec<_>>(),
+            "dynamic_active_clusters": dynamics.iter()
+                .map(|(it, proto, _)| json!({ "version_info": proxy.version(Kind::Cds), "cluster": cluster(it, proto) }))
+                .collect::<Vec<_>>(),
+        },
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump",
+            "version_info": proxy.version(Kind::Lds),
+            "static_listeners": static_listeners.iter().map(|(it, _, _)| json!({ "listener": listener(it) })).collect::<Vec<_>>(),
+            "dynamic_listeners": listeners.iter()
+                .map(|(it, _, _)| json!({
+                    "name": it.name,
+                    "active_state": { "version_info": proxy.version(Kind::Lds), "listener": listener(it) },
+                }))
+                .collect::<Vec<_>>(),
+        },
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump",
+            "dynamic_route_configs": proxy.all_routes().iter()
+                .map(|it| json!({ "version_info": proxy.version(Kind::Rds), "route_config": routes(it) }))
+                .collect::<Vec<_>>(),
+        },
+        {
+            "@type": "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump",
+            "dynamic_endpoint_configs": dynamics.iter()
+                .filter(|(it, _, _)| matches!(it.config.discovery, Discovery::Eds(_)))
+                .map(|(it, _, _)| json!({ "endpoint_config": {
+                    "cluster_name": it.config.name,
+                    "endpoints": [{ "lb_endpoints": it.hosts().iter()
+                        .map(|host| json!({ "endpoint": { "address": socket(*host) } })).collect::<Vec<_>>() }],
+                } }))
+                .collect::<Vec<_>>(),
+        },
+    ] })
+}
+
+fn cluster(cluster: &Cluster, proto: &ClusterProto) -> Value {
+    let config = &cluster.config;
+    let kind = match config.discovery {
+        Discovery::Eds(_) => "EDS",
+        Discovery::Static(_) => "STATIC",
+        Discovery::OriginalDst => "ORIGINAL_DST",
+        Discovery::StrictDns(_) => "STRICT_DNS",
+    };
+    json!({
+        "name": config.name,
+        "type": kind,
+        "connect_timeout": format!("{}s", config.connect_timeout.as_secs_f64()),
+        "lb_policy": envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy::try_from(proto.lb_policy)
+            .map_or("ROUND_ROBIN", |policy| policy.as_str_name()),
+        "upstream_bind_config": config.bind.map(|ip| json!({ "source_address": { "address": ip.to_string(), "port_value": 0 } })),
+        "load_assignment": match &config.discovery {
+            Discovery::Static(hosts) => json!({
+                "cluster_name": config.name,
+                "endpoints": [{ "lb_endpoints": hosts.iter()
+                    .map(|host| json!({ "endpoint": { "address": socket(*host) } })).collect::<Vec<_>>() }],
+            }),
+            Discovery::Eds(_) | Discovery::OriginalDst | Discovery::StrictDns(_) => Value::Null,
+        },
+    })
+}
+
+fn listener(config: &ListenerConfig) -> Value {
+    let chain = |chain: &crate::config::listener::FilterChain| {
+        let filter = match &chain.filter {
+            NetworkFilter::Http(http) => json!({
+                "name": "envoy.filters.network.http_connection_manager",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                    "stat_prefix": http.stat_prefix,
+                    "rds": match &http.routes { Routes::Rds(name) => json!({ "route_config_name": name }), Routes::Inline(_) => Value::Null },
+                    "route_config": match &http.routes { Routes::Inline(table) => json!({ "name": table.name }), Routes::Rds(_) => Value::Null },
+                    "server_name": http.server_name,
+                },
+            }),
+            NetworkFilter::Tcp(tcp) => json!({
+                "name": "envoy.filters.network.tcp_proxy",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                    "stat_prefix": tcp.stat_prefix,
+                    "cluster": tcp.clusters.first().map(|(name, _)| name),
+                },
+            }),
+        };
+        json!({ "name": chain.name, "filter_chain_match": chain.criteria(), "filters": [filter] })
+    };
+    json!({
+        "name": config.name,
+        "address": socket(config.address),
+        "bind_to_port": config.bound,
+        "use_original_dst": config.hands_off,
+        "filter_chains": config.chains.iter().map(|it| chain(it)).collect::<Vec<_>>(),
+        "default_filter_chain": config.default_chain.as_ref().map(|it| chain(it)),
+    })
+}
+
+fn routes(config: &RouteConfiguration) -> Value {
+    use envoy_types::pb::envoy::config::route::v3::{route, route_action, route_match};
+    let one = |it: &envoy_types::pb::envoy::config::route::v3::Route| {
+        let path = it
+            .r#match
+            .as_ref()
+            .and_then(|it| it.path_specifier.as_ref())
+            .map(|it| match it {
+                route_match::PathSpecifier::Prefix(text) => json!({ "prefix": text }),
+                route_match::PathSpecifier::Path(text) => json!({ "path": text }),
+                route_match::PathSpecifier::SafeRegex(regex) => {
+                    json!({ "safe_regex": { "regex": regex.regex } })
+                }
+                _ => Value::Null,
+            });
+        let (forward, direct) = match &it.action {
+            Some(route::Action::Route(action)) => (
+                match &action.cluster_specifier {
+                    Some(route_action::ClusterSpecifier::Cluster(name)) => json!({ "cluster": name }),
+                    Some(route_action::ClusterSpecifier::WeightedClusters(weighted)) => {
+                        json!({ "weighted_clusters": {
+                        "clusters": weighted.clusters.iter()
+                            .map(|it| json!({ "name": it.name, "weight": it.weight.as_ref().map(|weight| weight.value) }))
+                            .collect::<Vec<_>>(),
+                    } })
+                    }
+                    _ => Value::Null,
+                },
+                Value::Null,
+            ),
+            Some(route::Action::DirectResponse(direct)) => (Value::Null, json!({ "status": direct.status })),
+            _ => (Value::Null, Value::Null),
+        };
+        json!({ "name": it.name, "match": path, "route": forward, "direct_response": direct })
+    };
+    let host = |it: &VirtualHost| json!({ "name": it.name, "domains": it.domains, "routes": it.routes.iter().map(one).collect::<Vec<_>>() });
+    json!({ "name": config.name, "virtual_hosts": config.virtual_hosts.iter().map(host).collect::<Vec<_>>() })
+}

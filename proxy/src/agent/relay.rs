@@ -1,0 +1,95 @@
+//! The relay: each of the data plane's xDS streams gets a stream to istiod, and what comes on one goes out on the other.
+
+use std::pin::Pin;
+use std::rc::Rc;
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use futures_util::{Stream, StreamExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Endpoint, Server};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Shared;
+
+struct Relay {
+    istiod: String,
+    moved: watch::Sender<u64>,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Serves the data plane's xDS until it is aborted.
+pub(super) async fn serve(shared: Rc<Shared>, socket: TcpListener) {
+    let relay = Relay {
+        istiod: shared.args.istiod.clone(),
+        moved: shared.moved.clone(),
+    };
+    let service = AggregatedDiscoveryServiceServer::new(relay).max_decoding_message_size(64 << 20);
+    let served = Server::builder()
+        .add_service(service)
+        .serve_with_incoming(TcpListenerStream::new(socket))
+        .await;
+    if let Err(error) = served {
+        crate::data_plane::log(&format!("xDS relay: {error}"));
+    }
+}
+
+impl Relay {
+    async fn client(&self) -> Result<AggregatedDiscoveryServiceClient<tonic::transport::Channel>, Status> {
+        let unavailable = |error: tonic::transport::Error| {
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(source) = cause.source() {
+                cause = source;
+            }
+            Status::unavailable(format!("istiod at {}: {cause}", self.istiod))
+        };
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.istiod)).map_err(unavailable)?;
+        let channel = endpoint.connect().await.map_err(unavailable)?;
+        Ok(AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20))
+    }
+}
+
+/// The requests of a stream as long as it has no error: an error ends both streams.
+fn passing<T: Send + 'static>(
+    requests: Streaming<T>,
+    moved: watch::Sender<u64>,
+) -> impl Stream<Item = T> + Send + 'static {
+    requests
+        .take_while(|request| std::future::ready(request.is_ok()))
+        .filter_map(move |request| {
+            moved.send_modify(|count| *count += 1);
+            std::future::ready(request.ok())
+        })
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Relay {
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let requests = passing(request.into_inner(), self.moved.clone());
+        let responses = self.client().await?.stream_aggregated_resources(requests).await?;
+        Ok(Response::new(Box::pin(responses.into_inner())))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let requests = passing(request.into_inner(), self.moved.clone());
+        let responses = self.client().await?.delta_aggregated_resources(requests).await?;
+        Ok(Response::new(Box::pin(responses.into_inner())))
+    }
+}

@@ -1,0 +1,500 @@
+//! Listeners: where connections come in, and which chain of filters takes them.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as AccessLogProto, access_log};
+use envoy_types::pb::envoy::config::listener::v3 as proto;
+use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate as predicate;
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, http_connection_manager,
+};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+
+use super::route::RouteTable;
+use super::{Refused, limit, socket_address, unpack};
+use crate::access_log::{AccessLog, Format};
+
+/// The listener filter timeout if a listener does not say (`Listener.listener_filters_timeout`).
+const FILTER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A listener.
+#[derive(Debug)]
+pub struct ListenerConfig {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: SocketAddr,
+    /// It has a socket of its own.
+    pub bound: bool,
+    /// Connections that were redirected are handed to the listener of their original destination.
+    pub hands_off: bool,
+    /// TLS is looked for, but on these ports.
+    pub tls_inspector: Option<Skip>,
+    /// HTTP is looked for, but on these ports.
+    pub http_inspector: Option<Skip>,
+    /// How long that may take; none = for ever.
+    pub filter_timeout: Option<Duration>,
+    /// What happens then: on with what is known, or an end.
+    pub continue_on_timeout: bool,
+    /// Filter chains.
+    pub chains: Vec<Rc<FilterChain>>,
+    /// What takes connections that no chain matches.
+    pub default_chain: Option<Rc<FilterChain>>,
+}
+
+/// Destination ports for which a listener filter is off.
+#[derive(Debug, Clone, Default)]
+pub struct Skip(Vec<std::ops::Range<u32>>);
+
+/// A filter chain.
+#[derive(Debug)]
+pub struct FilterChain {
+    /// Its name.
+    pub name: String,
+    wanted: Wanted,
+    /// Its network filter.
+    pub filter: NetworkFilter,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    port: Option<u16>,
+    transport: String,
+    applications: Vec<String>,
+}
+
+/// A network filter: what happens to a connection.
+#[derive(Debug)]
+pub enum NetworkFilter {
+    /// HTTP.
+    Http(Box<HttpConfig>),
+    /// TCP.
+    Tcp(TcpConfig),
+}
+
+/// The HTTP connection manager.
+#[derive(Debug)]
+pub struct HttpConfig {
+    /// Prefix of its stats.
+    pub stat_prefix: String,
+    /// Where its routes come from.
+    pub routes: Routes,
+    /// Its logs.
+    pub logs: Vec<AccessLog>,
+    /// The `server` header of its responses.
+    pub server_name: String,
+    /// Requests get an id if they have none.
+    pub generate_request_id: bool,
+    /// An id that a client gave is kept.
+    pub preserve_request_id: bool,
+    /// Upgrades that pass through, in lower case.
+    pub upgrades: Vec<String>,
+    /// How long a stream may stand still; none = for ever.
+    pub stream_idle_timeout: Option<Duration>,
+}
+
+/// Where routes come from.
+#[derive(Debug)]
+pub enum Routes {
+    /// RDS, by name.
+    Rds(String),
+    /// They are here.
+    Inline(Rc<RouteTable>),
+}
+
+/// The TCP proxy.
+#[derive(Debug)]
+pub struct TcpConfig {
+    /// Prefix of its stats.
+    pub stat_prefix: String,
+    /// Clusters and weights.
+    pub clusters: Vec<(String, u32)>,
+    /// Its logs.
+    pub logs: Vec<AccessLog>,
+    /// How long a connection may stand still; none = for ever.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl FilterChain {
+    /// What connections it takes, as configuration has it.
+    pub fn criteria(&self) -> serde_json::Value {
+        let Wanted {
+            port,
+            transport,
+            applications,
+        } = &self.wanted;
+        serde_json::json!({
+            "destination_port": port,
+            "transport_protocol": (!transport.is_empty()).then_some(transport),
+            "application_protocols": applications,
+        })
+    }
+}
+
+impl Skip {
+    fn of(range: std::ops::Range<u32>) -> Self {
+        Self(std::iter::once(range).collect())
+    }
+
+    /// True if the filter is off for this destination port.
+    pub fn skips(&self, port: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&u32::from(port)))
+    }
+}
+
+impl ListenerConfig {
+    /// From configuration.
+    pub fn from_proto(listener: &proto::Listener) -> Result<Self, Refused> {
+        let name = &listener.name;
+        let address = socket_address(name, "address", listener.address.as_ref())?;
+        let mut config = Self {
+            name: name.clone(),
+            address,
+            bound: listener.bind_to_port.as_ref().is_none_or(|bind| bind.value),
+            hands_off: listener
+                .use_original_dst
+                .as_ref()
+                .is_some_and(|hands| hands.value),
+            tls_inspector: None,
+            http_inspector: None,
+            filter_timeout: match &listener.listener_filters_timeout {
+                Some(timeout) => limit(Some(timeout)),
+                None => Some(FILTER_TIMEOUT),
+            },
+            continue_on_timeout: listener.continue_on_listener_filters_timeout,
+            chains: Vec::new(),
+            default_chain: None,
+        };
+        for filter in &listener.listener_filters {
+            config.add_listener_filter(filter)?;
+        }
+        for chain in &listener.filter_chains {
+            config.chains.push(Rc::new(self::chain(name, chain)?));
+        }
+        if let Some(default) = &listener.default_filter_chain {
+            config.default_chain = Some(Rc::new(chain(name, default)?));
+        }
+        if config.chains.is_empty() && config.default_chain.is_none() {
+            return Err(Refused::new(name, "filter_chains", "no filter chains specified"));
+        }
+        Ok(config)
+    }
+
+    fn add_listener_filter(&mut self, filter: &proto::ListenerFilter) -> Result<(), Refused> {
+        let Some(proto::listener_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+            return Err(Refused::new(&self.name, "listener_filters", "no typed_config"));
+        };
+        let skip = skip(&self.name, filter.filter_disabled.as_ref())?;
+        let kind = any.type_url.rsplit('/').next().unwrap_or_default();
+        match kind {
+            "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => {
+                self.tls_inspector = Some(skip);
+            }
+            "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => {
+                self.http_inspector = Some(skip);
+            }
+            // The original destination is always read: a connection that was not redirected has none.
+            "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {}
+            _ => {
+                let reason = format!(
+                    "didn't find a registered implementation for type {}",
+                    any.type_url
+                );
+                return Err(Refused::new(&self.name, "listener_filters", reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the route tables that it needs.
+    pub fn route_names(&self) -> impl Iterator<Item = &str> {
+        self.chains
+            .iter()
+            .chain(&self.default_chain)
+            .filter_map(|chain| match &chain.filter {
+                NetworkFilter::Http(http) => match &http.routes {
+                    Routes::Rds(name) => Some(name.as_str()),
+                    Routes::Inline(_) => None,
+                },
+                NetworkFilter::Tcp(_) => None,
+            })
+    }
+
+    /// The chain that takes a connection. As in Envoy, each criterion narrows what is left to the most specific, and
+    /// nothing is tried again if a later one then fails.
+    pub fn choose(&self, port: u16, transport: &str, application: Option<&str>) -> Option<&Rc<FilterChain>> {
+        let mut left: Vec<&Rc<FilterChain>> = self.chains.iter().collect();
+        narrow(
+            &mut left,
+            |wanted| wanted.port == Some(port),
+            |wanted| wanted.port.is_none(),
+        );
+        narrow(
+            &mut left,
+            |wanted| wanted.transport == transport,
+            |wanted| wanted.transport.is_empty(),
+        );
+        let speaks =
+            |wanted: &Wanted| application.is_some_and(|it| wanted.applications.iter().any(|has| has == it));
+        narrow(&mut left, speaks, |wanted| wanted.applications.is_empty());
+        left.first().copied().or(self.default_chain.as_ref())
+    }
+}
+
+fn narrow(left: &mut Vec<&Rc<FilterChain>>, exact: impl Fn(&Wanted) -> bool, any: impl Fn(&Wanted) -> bool) {
+    if left.iter().any(|chain| exact(&chain.wanted)) {
+        left.retain(|chain| exact(&chain.wanted));
+    } else {
+        left.retain(|chain| any(&chain.wanted));
+    }
+}
+
+fn skip(listener: &str, off: Option<&proto::ListenerFilterChainMatchPredicate>) -> Result<Skip, Refused> {
+    let Some(off) = off else {
+        return Ok(Skip::default());
+    };
+    let refused = || {
+        Refused::new(
+            listener,
+            "filter_disabled",
+            "only destination_port_range and or_match are supported",
+        )
+    };
+    match &off.rule {
+        Some(predicate::Rule::DestinationPortRange(range)) => {
+            let (start, end) = (u32::try_from(range.start), u32::try_from(range.end));
+            match (start, end) {
+                (Ok(start), Ok(end)) => Ok(Skip::of(start..end)),
+                _ => Err(refused()),
+            }
+        }
+        Some(predicate::Rule::OrMatch(set)) => {
+            let mut all = Vec::new();
+            for rule in &set.rules {
+                all.extend(skip(listener, Some(rule))?.0);
+            }
+            Ok(Skip(all))
+        }
+        Some(predicate::Rule::AnyMatch(true)) => Ok(Skip::of(0..65_536)),
+        _ => Err(refused()),
+    }
+}
+
+fn chain(listener: &str, chain: &proto::FilterChain) -> Result<FilterChain, Refused> {
+    let field = format!("filter chain {}", chain.name);
+    let refused = |reason: String| Refused::new(listener, &field, reason);
+    if chain.transport_socket.is_some() {
+        return Err(refused("TLS is not supported".to_owned()));
+    }
+    let wanted = chain
+        .filter_chain_match
+        .as_ref()
+        .map(|it| wanted(listener, &field, it))
+        .transpose()?;
+    let mut network = None;
+    for filter in &chain.filters {
+        let Some(proto::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+            return Err(refused(format!("filter {}: no typed_config", filter.name)));
+        };
+        let kind = any.type_url.rsplit('/').next().unwrap_or_default();
+        network = Some(match kind {
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
+                let hcm: HttpConnectionManager = unpack(listener, &field, any)?;
+                NetworkFilter::Http(Box::new(http(listener, &field, &hcm)?))
+            }
+            "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
+                NetworkFilter::Tcp(tcp(listener, &field, &unpack(listener, &field, any)?)?)
+            }
+            _ => {
+                return Err(refused(format!(
+                    "didn't find a registered implementation for type {}",
+                    any.type_url
+                )));
+            }
+        });
+    }
+    let filter = network.ok_or_else(|| refused("no network filter".to_owned()))?;
+    Ok(FilterChain {
+        name: chain.name.clone(),
+        wanted: wanted.unwrap_or_default(),
+        filter,
+    })
+}
+
+fn wanted(listener: &str, field: &str, wanted: &proto::FilterChainMatch) -> Result<Wanted, Refused> {
+    let has_more = !wanted.prefix_ranges.is_empty()
+        || !wanted.source_prefix_ranges.is_empty()
+        || !wanted.source_ports.is_empty()
+        || !wanted.server_names.is_empty()
+        || wanted.source_type != 0;
+    if has_more {
+        let reason = "only destination_port, transport_protocol and application_protocols are supported";
+        return Err(Refused::new(listener, field, reason));
+    }
+    let port = wanted
+        .destination_port
+        .as_ref()
+        .map(|port| u16::try_from(port.value))
+        .transpose();
+    Ok(Wanted {
+        port: port.map_err(|_error| Refused::new(listener, field, "destination_port out of range"))?,
+        transport: wanted.transport_protocol.clone(),
+        applications: wanted.application_protocols.clone(),
+    })
+}
+
+fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<HttpConfig, Refused> {
+    use http_connection_manager::RouteSpecifier;
+    let refused = |reason: String| Refused::new(listener, field, reason);
+    let routes = match &hcm.route_specifier {
+        Some(RouteSpecifier::Rds(rds)) => Routes::Rds(rds.route_config_name.clone()),
+        Some(RouteSpecifier::RouteConfig(table)) => Routes::Inline(Rc::new(RouteTable::from_proto(table)?)),
+        _ => return Err(refused("neither rds nor route_config".to_owned())),
+    };
+    let last = hcm.http_filters.last().map(|filter| filter.name.as_str());
+    if !last.is_some_and(|name| name.ends_with("router")) {
+        return Err(refused("the last HTTP filter is not the router".to_owned()));
+    }
+    if let Some(unknown) = hcm
+        .http_filters
+        .iter()
+        .find(|filter| !filter.name.ends_with("router"))
+    {
+        return Err(refused(format!("HTTP filter {} is not supported", unknown.name)));
+    }
+    let server_name = if hcm.server_name.is_empty() {
+        "envoy"
+    } else {
+        &hcm.server_name
+    };
+    Ok(HttpConfig {
+        stat_prefix: hcm.stat_prefix.clone(),
+        routes,
+        logs: logs(listener, &hcm.access_log)?,
+        server_name: server_name.to_owned(),
+        generate_request_id: hcm.generate_request_id.as_ref().is_none_or(|it| it.value),
+        preserve_request_id: hcm.preserve_external_request_id
+            || hcm.use_remote_address.as_ref().is_none_or(|it| !it.value),
+        upgrades: hcm
+            .upgrade_configs
+            .iter()
+            .map(|upgrade| upgrade.upgrade_type.to_ascii_lowercase())
+            .collect(),
+        stream_idle_timeout: match &hcm.stream_idle_timeout {
+            Some(timeout) => limit(Some(timeout)),
+            None => Some(Duration::from_mins(5)),
+        },
+    })
+}
+
+fn tcp(listener: &str, field: &str, tcp: &TcpProxy) -> Result<TcpConfig, Refused> {
+    let clusters = match &tcp.cluster_specifier {
+        Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => vec![(name.clone(), 1)],
+        Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => weighted
+            .clusters
+            .iter()
+            .map(|cluster| (cluster.name.clone(), cluster.weight))
+            .collect(),
+        None => return Err(Refused::new(listener, field, "no cluster")),
+    };
+    Ok(TcpConfig {
+        stat_prefix: tcp.stat_prefix.clone(),
+        clusters,
+        logs: logs(listener, &tcp.access_log)?,
+        // TcpProxy.idle_timeout: an hour unless said otherwise.
+        idle_timeout: match &tcp.idle_timeout {
+            Some(timeout) => limit(Some(timeout)),
+            None => Some(Duration::from_hours(1)),
+        },
+    })
+}
+
+fn logs(listener: &str, logs: &[AccessLogProto]) -> Result<Vec<AccessLog>, Refused> {
+    let open = |log: &AccessLogProto| {
+        let refused = |reason: String| Refused::new(listener, "access_log", reason);
+        let Some(access_log::ConfigType::TypedConfig(any)) = &log.config_type else {
+            return Err(refused("no typed_config".to_owned()));
+        };
+        if log.filter.is_some() {
+            return Err(refused("a filter is not supported".to_owned()));
+        }
+        let file: FileAccessLog = unpack(listener, "access_log", any)?;
+        let Some(file_access_log::AccessLogFormat::LogFormat(format)) = &file.access_log_format else {
+            return Err(refused("no log_format".to_owned()));
+        };
+        let format = Format::from_proto(format).map_err(|error| refused(error.to_string()))?;
+        AccessLog::open(&file.path, format).map_err(|error| refused(format!("{}: {error}", file.path)))
+    };
+    logs.iter().map(open).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(name: &str, port: Option<u16>, transport: &str, applications: &[&str]) -> Rc<FilterChain> {
+        let tcp = TcpConfig {
+            stat_prefix: String::new(),
+            clusters: Vec::new(),
+            logs: Vec::new(),
+            idle_timeout: None,
+        };
+        Rc::new(FilterChain {
+            name: name.to_owned(),
+            wanted: Wanted {
+                port,
+                transport: transport.to_owned(),
+                applications: applications.iter().map(|it| (*it).to_owned()).collect(),
+            },
+            filter: NetworkFilter::Tcp(tcp),
+        })
+    }
+
+    fn listener(chains: Vec<Rc<FilterChain>>) -> ListenerConfig {
+        ListenerConfig {
+            name: "l".to_owned(),
+            address: ([0, 0, 0, 0], 15006).into(),
+            bound: true,
+            hands_off: false,
+            tls_inspector: None,
+            http_inspector: None,
+            filter_timeout: None,
+            continue_on_timeout: true,
+            chains,
+            default_chain: None,
+        }
+    }
+
+    #[test]
+    fn the_most_specific_chain_wins_port_first() {
+        let listener = listener(vec![
+            chain("blackhole", Some(15006), "", &[]),
+            chain("9080", Some(9080), "", &[]),
+            chain("http", None, "raw_buffer", &["http/1.1", "h2c"]),
+            chain("tcp", None, "raw_buffer", &[]),
+        ]);
+        let name = |port, application| {
+            listener
+                .choose(port, "raw_buffer", application)
+                .map(|chain| chain.name.as_str())
+        };
+        assert_eq!(name(15006, Some("http/1.1")), Some("blackhole"));
+        assert_eq!(name(9080, None), Some("9080"));
+        assert_eq!(name(7777, Some("http/1.1")), Some("http"));
+        assert_eq!(name(7777, None), Some("tcp"));
+    }
+
+    /// Envoy, measured: a TCP chain without `transport_protocol` is never reached once another chain has matched it.
+    #[test]
+    fn nothing_is_tried_again() {
+        let listener = listener(vec![
+            chain("http", None, "raw_buffer", &["http/1.1"]),
+            chain("tcp", None, "", &[]),
+        ]);
+        assert!(listener.choose(7777, "raw_buffer", None).is_none());
+        assert!(listener.choose(7777, "tls", None).is_some());
+    }
+}

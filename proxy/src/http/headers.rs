@@ -1,0 +1,169 @@
+//! What a proxy changes of headers, both ways.
+
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Uri, Version, request};
+
+use crate::config::listener::HttpConfig;
+
+/// Headers that are for one connection alone (RFC 9110 7.6.1).
+const HOP_BY_HOP: [HeaderName; 5] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The request id that Istio's logs and traces join by.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+
+/// The protocol that a request asks to change to, if this listener lets it.
+pub fn upgrade<'a>(config: &'a HttpConfig, headers: &HeaderMap) -> Option<&'a str> {
+    let asked = headers.get(header::UPGRADE)?.to_str().ok()?.to_ascii_lowercase();
+    config
+        .upgrades
+        .iter()
+        .map(String::as_str)
+        .find(|allowed| *allowed == asked)
+}
+
+/// Takes away what is for one connection alone, also what `Connection` names.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in HOP_BY_HOP.iter().chain(&named) {
+        headers.remove(name);
+    }
+    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
+        headers.remove(header::TE);
+    }
+}
+
+/// Marks a request as it comes in: its id, its scheme.
+pub fn on_arrival(config: &HttpConfig, headers: &mut HeaderMap) {
+    let keep = config.preserve_request_id && headers.contains_key(REQUEST_ID);
+    if config.generate_request_id && !keep {
+        headers.insert(REQUEST_ID, new_id());
+    }
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+}
+
+/// A random UUID, version 4 (RFC 9562 5.4).
+fn new_id() -> HeaderValue {
+    let random = fastrand::u128(..);
+    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    let text = format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    );
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("00000000-0000-4000-8000-000000000000"))
+}
+
+/// The request as it goes upstream.
+pub fn to_upstream(
+    parts: &request::Parts,
+    authority: &str,
+    http2: bool,
+    upgrade: Option<&str>,
+    attempt: Option<u32>,
+) -> request::Builder {
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut headers = parts.headers.clone();
+    strip_hop_by_hop(&mut headers);
+    if let Some(attempt) = attempt {
+        headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+    }
+    if let Some(protocol) = upgrade.and_then(|protocol| HeaderValue::from_str(protocol).ok()) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+    let builder = http::Request::builder().method(parts.method.clone());
+    let mut builder = if http2 {
+        headers.remove(header::HOST);
+        let uri = Uri::builder()
+            .scheme("http")
+            .authority(authority)
+            .path_and_query(path)
+            .build();
+        builder
+            .version(Version::HTTP_2)
+            .uri(uri.unwrap_or_else(|_| parts.uri.clone()))
+    } else {
+        if let Ok(host) = HeaderValue::from_str(authority) {
+            headers.insert(header::HOST, host);
+        }
+        builder.version(Version::HTTP_11).uri(path)
+    };
+    if let Some(target) = builder.headers_mut() {
+        *target = headers;
+    }
+    builder
+}
+
+/// The response as it goes to the client.
+pub fn to_downstream(config: &HttpConfig, headers: &mut HeaderMap, took: Duration, upgraded: bool) {
+    if !upgraded {
+        strip_hop_by_hop(headers);
+    }
+    own_server(config, headers);
+    let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    headers.insert(SERVICE_TIME, HeaderValue::from(millis));
+}
+
+/// The `server` header (`HttpConnectionManager.server_header_transformation` OVERWRITE).
+pub fn own_server(config: &HttpConfig, headers: &mut HeaderMap) {
+    if let Ok(name) = HeaderValue::from_str(&config.server_name) {
+        headers.insert(header::SERVER, name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_names_what_else_is_dropped() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, x-own"),
+            ("x-own", "1"),
+            ("keep-alive", "5"),
+            ("x-kept", "1"),
+            ("te", "gzip"),
+        ] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(
+            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["x-kept"]
+        );
+    }
+
+    #[test]
+    fn ids_are_uuids_of_version_4() {
+        let id = new_id();
+        let text = id.to_str().unwrap();
+        assert_eq!(text.len(), 36);
+        assert_eq!(&text[14..15], "4");
+        assert!(matches!(&text[19..20], "8" | "9" | "a" | "b"), "{text}");
+        assert_ne!(id, new_id());
+    }
+}
