@@ -59,7 +59,7 @@ fn all_mistakes_at_once_with_line_and_column() {
     refused(
         text,
         &[
-            ":3:16",
+            ":3:17",
             "unknown field `pots`",
             "did you mean `ports`?",
             ":4:",

@@ -39,14 +39,8 @@ fn the_printed_path_equals_the_monitors() {
         .arg("--output=json")
         .arg("--output=human=/dev/null");
     let mut child = lab.spawn();
-    // Opening for writing returns once `cat` has opened it for reading: the lab is up, and the first step runs.
+    let cat = wait_for_cat(&mut child);
     let mut gate = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
-    let cat = crate::support::host::descendants(child.id())
-        .into_iter()
-        .find(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "cat")
-        })
-        .expect("cat runs in the pod");
     let enter = |args: &[&str]| {
         let mut command = Command::new("nsenter");
         command.args(["--net", "-t", &cat.to_string()]).args(args);
@@ -132,6 +126,28 @@ fn monitored(text: &str, positions: &HashMap<String, String>) -> Vec<Vec<String>
         }
     }
     packets.into_iter().map(|(_, rules)| rules).collect()
+}
+
+/// The process of the first step, which has the pipe open, or is about to.
+fn wait_for_cat(lab: &mut std::process::Child) -> i32 {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let is_cat = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "cat")
+    };
+    loop {
+        if let Some(pid) = crate::support::host::descendants(lab.id())
+            .into_iter()
+            .find(is_cat)
+        {
+            return pid;
+        }
+        assert!(
+            lab.try_wait().unwrap().is_none(),
+            "the lab ended before its first step"
+        );
+        assert!(std::time::Instant::now() < deadline, "no step within 30 s");
+        std::thread::yield_now();
+    }
 }
 
 /// The monitor listens as soon as its netlink socket has joined a group: /proc/net/netlink says so.

@@ -182,6 +182,33 @@ impl Links {
             .map_err(self.refused(format!("adding a route to {ip}/32 over link {index}")))
     }
 
+    /// Makes a link that leads nowhere, and routes a range to it: so packets to services pass the node's FORWARD hook,
+    /// where kube-proxy refuses those without endpoints, as they do on a node with a default route.
+    pub async fn add_sink(&self, name: &str, range: Ipv4Addr, length: u8) -> Result<(), Error> {
+        // A veth pair of which the other end stays down: the dummy driver is not in every kernel, veth must be.
+        let message = LinkVeth::new(name, &format!("{name}-end")).up().build();
+        let request = format!("making the link {name}");
+        self.handle
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .map_err(self.refused(request))?;
+        let index = self.index(name).await?;
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(range, length)
+            .output_interface(index)
+            .scope(RouteScope::Link)
+            .build();
+        let request = format!("adding a route to {range}/{length} over link {name}");
+        self.handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .map_err(self.refused(request))
+    }
+
     /// Sends everything else by a gateway.
     pub async fn add_default_route(&self, index: u32, gateway: Ipv4Addr) -> Result<(), Error> {
         let route = RouteMessageBuilder::<Ipv4Addr>::new()

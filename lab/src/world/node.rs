@@ -6,6 +6,9 @@ use crate::net::link::{self, Links};
 use crate::net::netns::{self, NetNs};
 use crate::net::sysctl;
 
+/// The service range, as kubeadm gives it.
+const SERVICES: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 12);
+
 /// The node.
 #[derive(Debug)]
 pub struct Node {
@@ -49,6 +52,8 @@ impl Node {
         for ip in own {
             links.add_address(lo, *ip).await?;
         }
+        let (range, length) = SERVICES;
+        links.add_sink("services", range, length).await?;
         Ok(Self { netns, links })
     }
 
