@@ -1,234 +1,185 @@
-//! Clusters and their endpoints, in Istio's names and shapes (`pilot/pkg/networking/core/cluster*.go`).
+//! Clusters: where a sidecar may send requests and connections.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
-use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{
-    Address, AggregatedConfigSource, ApiVersion, BindConfig, ConfigSource, Http2ProtocolOptions,
-    SocketAddress, address, socket_address,
-};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
+use envoy_types::pb::envoy::config::core::v3::{BindConfig, Http1ProtocolOptions, Http2ProtocolOptions};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions,
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
 };
-use envoy_types::pb::google::protobuf::{Any, Duration};
+use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 
-use super::registry::{Port, Protocol, Proxy, Registry, Service};
-use super::snapshot::{host, own_services};
+use super::inbound;
+use super::names::{
+    BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, PASSTHROUGH_CLUSTER, inbound_cluster, outbound_cluster,
+};
+use super::registry::{Protocol, Proxy, Registry};
+use super::wire::{address, ads, duration, number, socket_address};
 
-/// Istio's mesh-wide `connectTimeout`.
-const CONNECT_TIMEOUT: i64 = 10;
+/// Istio's default for the mesh.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The source address of what the sidecar sends to its own pod's processes, by which the rules let it pass.
+const INBOUND_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 
-/// The source address by which the interception rules know a sidecar's connections to its own app.
-const PASSTHROUGH: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
-
-pub(super) const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
-pub(super) const BLACK_HOLE: &str = "BlackHoleCluster";
-pub(super) const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
-
-/// `outbound|PORT|SUBSET|HOST`.
-pub(super) fn outbound_name(service: &str, subset: Option<&str>, port: u16) -> String {
-    format!("outbound|{port}|{}|{}", subset.unwrap_or_default(), host(service))
+/// The clusters that every proxy has.
+pub(super) fn shared(registry: &Registry) -> Vec<Cluster> {
+    let mut clusters = vec![black_hole(), passthrough(PASSTHROUGH_CLUSTER)];
+    clusters.extend(outbound(registry));
+    clusters.push(Cluster {
+        upstream_bind_config: Some(from_inbound_source()),
+        ..passthrough(INBOUND_PASSTHROUGH_CLUSTER)
+    });
+    clusters
 }
 
-/// `inbound|PORT||`.
-pub(super) fn inbound_name(port: u16) -> String {
-    format!("inbound|{port}||")
+/// The clusters of this proxy alone: one for each port of its pod that a service has.
+pub(super) fn own(registry: &Registry, proxy: &Proxy) -> Vec<Cluster> {
+    inbound::ports(registry, proxy)
+        .values()
+        .map(|port| inbound(registry, port.target_port, port.protocol))
+        .collect()
 }
 
-/// xDS over the stream that asks.
-pub(super) fn by_ads() -> ConfigSource {
-    ConfigSource {
-        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
-        initial_fetch_timeout: Some(Duration { seconds: 0, nanos: 0 }),
-        resource_api_version: ApiVersion::V3.into(),
-        ..ConfigSource::default()
-    }
-}
-
-/// A socket address.
-pub(super) fn socket(ip: Ipv4Addr, port: u16) -> Address {
-    let socket = SocketAddress {
-        address: ip.to_string(),
-        port_specifier: Some(socket_address::PortSpecifier::PortValue(port.into())),
-        ..SocketAddress::default()
-    };
-    Address {
-        address: Some(address::Address::SocketAddress(socket)),
-    }
-}
-
-fn cluster(name: &str, kind: DiscoveryType) -> Cluster {
-    Cluster {
-        name: name.to_owned(),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind.into())),
-        connect_timeout: Some(Duration {
-            seconds: CONNECT_TIMEOUT,
-            nanos: 0,
-        }),
-        ..Cluster::default()
-    }
-}
-
-fn original_dst(name: &str, from: Option<Ipv4Addr>) -> Cluster {
-    Cluster {
-        lb_policy: LbPolicy::ClusterProvided.into(),
-        upstream_bind_config: from.map(|ip| BindConfig {
-            source_address: Some(SocketAddress {
-                address: ip.to_string(),
-                port_specifier: Some(socket_address::PortSpecifier::PortValue(0)),
-                ..SocketAddress::default()
-            }),
-            ..BindConfig::default()
-        }),
-        ..cluster(name, DiscoveryType::OriginalDst)
-    }
-}
-
-/// All clusters of a proxy.
-pub(super) fn all(registry: &Registry, proxy: &Proxy) -> Vec<Cluster> {
-    let mut clusters = vec![
-        original_dst(PASSTHROUGH_CLUSTER, None),
-        cluster(BLACK_HOLE, DiscoveryType::Static),
-        original_dst(INBOUND_PASSTHROUGH, Some(PASSTHROUGH)),
-    ];
+/// A cluster for each port of each service, and for each of its subsets.
+fn outbound(registry: &Registry) -> Vec<Cluster> {
+    let mut clusters = Vec::new();
     for service in &registry.services {
+        let subsets = service.subsets.iter().map(|(name, _)| name.as_str());
+        let subsets: Vec<&str> = [""].into_iter().chain(subsets).collect();
         for port in &service.ports {
-            clusters.push(outbound(service, None, port));
-            clusters.extend(
-                service
-                    .subsets
-                    .iter()
-                    .map(|(subset, _)| outbound(service, Some(subset), port)),
-            );
+            for subset in &subsets {
+                let name = outbound_cluster(port.port, subset, &service.name);
+                clusters.push(Cluster {
+                    eds_cluster_config: Some(EdsClusterConfig {
+                        eds_config: Some(ads()),
+                        service_name: name.clone(),
+                    }),
+                    lb_policy: LbPolicy::LeastRequest.into(),
+                    ..cluster(name, DiscoveryType::Eds, Some(port.protocol))
+                });
+            }
         }
-    }
-    for (port, protocol) in inbound_ports(registry, proxy) {
-        clusters.push(inbound(registry, port, protocol));
     }
     clusters
 }
 
-/// The ports of the pod that services lead to.
-pub(super) fn inbound_ports(registry: &Registry, proxy: &Proxy) -> BTreeMap<u16, Protocol> {
-    let ports = own_services(registry, proxy)
-        .into_iter()
-        .flat_map(|service| &service.ports);
-    ports.map(|port| (port.target_port, port.protocol)).collect()
-}
-
-fn outbound(service: &Service, subset: Option<&str>, port: &Port) -> Cluster {
-    let name = outbound_name(&service.name, subset, port.port);
-    Cluster {
-        eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: Some(by_ads()),
-            service_name: name.clone(),
-        }),
-        // Istio's default since 1.14.
-        lb_policy: LbPolicy::LeastRequest.into(),
-        typed_extension_protocol_options: protocol_options(port.protocol),
-        ..cluster(&name, DiscoveryType::Eds)
-    }
-}
-
+/// To the pod's own processes: at the address that the client dialled (Istio 1.10 and later), or at 127.0.0.1.
 fn inbound(registry: &Registry, port: u16, protocol: Protocol) -> Cluster {
-    let name = inbound_name(port);
-    let cluster = if registry.inbound_to_pod_ip {
-        original_dst(&name, Some(PASSTHROUGH))
-    } else {
-        let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        Cluster {
-            load_assignment: Some(assignment(&name, &[local])),
-            ..cluster(&name, DiscoveryType::Static)
-        }
+    let name = inbound_cluster(port);
+    if registry.inbound_to_pod_ip {
+        return Cluster {
+            lb_policy: LbPolicy::ClusterProvided.into(),
+            upstream_bind_config: Some(from_inbound_source()),
+            ..cluster(name, DiscoveryType::OriginalDst, Some(protocol))
+        };
+    }
+    let endpoint = LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
+            address: Some(address(Ipv4Addr::LOCALHOST, port)),
+            ..Endpoint::default()
+        })),
+        ..LbEndpoint::default()
     };
     Cluster {
-        typed_extension_protocol_options: protocol_options(protocol),
-        ..cluster
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name.clone(),
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![endpoint],
+                ..LocalityLbEndpoints::default()
+            }],
+            ..ClusterLoadAssignment::default()
+        }),
+        ..cluster(name, DiscoveryType::Static, Some(protocol))
     }
 }
 
-/// HTTP/2 has to be said; anything else is HTTP/1.1.
-fn protocol_options(protocol: Protocol) -> HashMap<String, Any> {
-    if protocol != Protocol::Http2 {
-        return HashMap::new();
+fn passthrough(name: &str) -> Cluster {
+    Cluster {
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        ..cluster(
+            name.to_owned(),
+            DiscoveryType::OriginalDst,
+            Some(Protocol::Unknown),
+        )
     }
-    let config = ExplicitHttpConfig {
-        protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(
-            Http2ProtocolOptions::default(),
-        )),
-    };
-    let options = HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)),
-        ..HttpProtocolOptions::default()
-    };
-    HashMap::from([(
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
-        pack_any(options),
-    )])
 }
 
-fn assignment(name: &str, hosts: &[SocketAddr]) -> ClusterLoadAssignment {
-    let endpoint = |host: &SocketAddr| {
-        let IpAddr::V4(ip) = host.ip() else { return None };
-        let endpoint = Endpoint {
-            address: Some(socket(ip, host.port())),
-            ..Endpoint::default()
-        };
-        Some(LbEndpoint {
-            host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(endpoint)),
-            ..LbEndpoint::default()
+fn black_hole() -> Cluster {
+    cluster(BLACK_HOLE_CLUSTER.to_owned(), DiscoveryType::Static, None)
+}
+
+fn cluster(name: String, discovery: DiscoveryType, protocol: Option<Protocol>) -> Cluster {
+    Cluster {
+        name,
+        connect_timeout: Some(duration(CONNECT_TIMEOUT)),
+        circuit_breakers: Some(no_circuit_breakers()),
+        typed_extension_protocol_options: protocol.and_then(upstream_protocol).unwrap_or_default(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
+        ..Cluster::default()
+    }
+}
+
+/// What is spoken to the endpoints. A port that declares nothing gets what the client spoke.
+fn upstream_protocol(protocol: Protocol) -> Option<HashMap<String, Any>> {
+    let explicit = |config| {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(config),
         })
     };
-    let lb_endpoints = hosts.iter().filter_map(endpoint).collect();
-    ClusterLoadAssignment {
-        cluster_name: name.to_owned(),
-        endpoints: vec![LocalityLbEndpoints {
-            lb_endpoints,
-            ..LocalityLbEndpoints::default()
+    let options = match protocol {
+        Protocol::Http => explicit(ProtocolConfig::HttpProtocolOptions(
+            Http1ProtocolOptions::default(),
+        )),
+        Protocol::Http2 => explicit(ProtocolConfig::Http2ProtocolOptions(
+            Http2ProtocolOptions::default(),
+        )),
+        Protocol::Unknown => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options: Some(Http1ProtocolOptions::default()),
+            http2_protocol_options: Some(Http2ProtocolOptions::default()),
+            ..UseDownstreamHttpConfig::default()
+        }),
+        Protocol::Tcp => return None,
+    };
+    let options = pack_any(HttpProtocolOptions {
+        upstream_protocol_options: Some(options),
+        ..HttpProtocolOptions::default()
+    });
+    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    Some(HashMap::from([(name.to_owned(), options)]))
+}
+
+/// Istio turns Envoy's limits (1024 connections, 3 retries at a time) off.
+fn no_circuit_breakers() -> CircuitBreakers {
+    let unlimited = Some(number(u32::MAX));
+    CircuitBreakers {
+        thresholds: vec![Thresholds {
+            max_connections: unlimited,
+            max_pending_requests: unlimited,
+            max_requests: unlimited,
+            max_retries: unlimited,
+            track_remaining: true,
+            ..Thresholds::default()
         }],
-        ..ClusterLoadAssignment::default()
+        ..CircuitBreakers::default()
     }
 }
 
-/// The endpoints of every outbound cluster.
-pub(super) fn endpoints(registry: &Registry) -> Vec<ClusterLoadAssignment> {
-    let mut all = Vec::new();
-    for service in &registry.services {
-        for port in &service.ports {
-            let every: Vec<SocketAddr> = service
-                .endpoints
-                .iter()
-                .map(|it| SocketAddr::new(IpAddr::V4(it.ip), port.target_port))
-                .collect();
-            all.push(assignment(&outbound_name(&service.name, None, port.port), &every));
-            for (subset, labels) in &service.subsets {
-                let of_subset: Vec<SocketAddr> = service
-                    .endpoints
-                    .iter()
-                    .filter(|it| {
-                        labels
-                            .iter()
-                            .all(|(name, value)| it.labels.get(name) == Some(value))
-                    })
-                    .map(|it| SocketAddr::new(IpAddr::V4(it.ip), port.target_port))
-                    .collect();
-                all.push(assignment(
-                    &outbound_name(&service.name, Some(subset), port.port),
-                    &of_subset,
-                ));
-            }
-        }
+fn from_inbound_source() -> BindConfig {
+    BindConfig {
+        source_address: Some(socket_address(INBOUND_SOURCE, 0)),
+        ..BindConfig::default()
     }
-    all
 }

@@ -1,112 +1,261 @@
-//! The control plane (`lab istiod`): an ADS server that serves Istio's resources, a process of its own in its own pod.
+//! The control plane: an ADS server that serves Istio's resources. `lab istiod` runs it, in a process and pod of its own.
 //!
-//! What it knows it is told over a control socket ([`registry`]); what each proxy gets of it is worked out by pure
-//! functions (`snapshot`); who has what is kept by `ads`; and `debug` shows it.
+//! [`registry`] is what the lab tells it. `snapshot` makes resources of that (`clusters`, `endpoints`, `listeners`,
+//! `routes`: pure), `session` decides what a proxy is sent and when (pure), `ads` moves it over gRPC, `debug` shows it,
+//! `control` talks to the lab.
 
-mod ads;
-mod clusters;
-mod debug;
-mod listeners;
-mod logs;
 pub mod registry;
+
+mod kind;
+mod names;
+mod wire;
+
+mod access_log;
+mod filters;
+
+mod clusters;
+mod endpoints;
+mod inbound;
+mod listeners;
+mod matches;
+mod retries;
 mod routes;
+
 mod snapshot;
 
-use std::io::Write as _;
-use std::os::fd::RawFd;
-use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+mod session;
 
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::net::UnixStream;
+mod mesh;
+mod metrics;
+
+mod ads;
+mod control;
+mod debug;
+
+#[cfg(test)]
+mod tests;
+
+use std::error::Error as _;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use tokio::net::{TcpListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use crate::report::terminal;
-use registry::{Command, Report};
+use ads::Ads;
+use mesh::Mesh;
 
-/// `lab istiod`.
+/// The control plane, in its pod
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The control socket's descriptor
-    #[arg(long)]
+    /// Descriptor of the control socket
+    #[arg(long, value_name = "N")]
     control_fd: RawFd,
-    /// Where xDS is served
-    #[arg(long, default_value = "0.0.0.0:15010", hide = true)]
-    xds: std::net::SocketAddr,
-    /// Where `/ready`, `/debug/…` and `/metrics` are served
-    #[arg(long, default_value = "0.0.0.0:15014", hide = true)]
-    http: std::net::SocketAddr,
+    /// Where proxies connect (xDS, plain gRPC)
+    #[arg(long, value_name = "IP:PORT", default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15010)))]
+    xds_address: SocketAddr,
+    /// Where debug pages and metrics are
+    #[arg(long, value_name = "IP:PORT", default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15014)))]
+    monitoring_address: SocketAddr,
 }
 
-/// Where reports go.
-type Reports = mpsc::UnboundedSender<Report>;
+/// Why the control plane ended.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot start an async runtime")]
+    Runtime {
+        #[source]
+        source: io::Error,
+    },
+    #[error("descriptor {descriptor}, named by --control-fd, is no usable socket")]
+    ControlSocket {
+        descriptor: RawFd,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot wait for SIGTERM")]
+    Signal {
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot listen on {address} for {what}")]
+    Listen {
+        what: &'static str,
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the xDS server broke")]
+    Xds {
+        #[source]
+        source: tonic::transport::Error,
+    },
+    #[error("the server of the debug pages broke")]
+    Debug {
+        #[source]
+        source: io::Error,
+    },
+    #[error("lost the lab")]
+    Control {
+        #[source]
+        source: control::Error,
+    },
+}
 
-/// Runs until the control socket ends.
+/// Runs the control plane until the lab closes the control socket, or SIGTERM.
 pub fn run(args: Args) -> ExitCode {
     // A name in `ps` is a convenience.
     nix::sys::prctl::set_name(c"istiod").unwrap_or_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = match runtime {
-        Ok(runtime) => runtime.block_on(serve(&args)),
-        Err(error) => Err(format!("starting the runtime: {error}")),
-    };
-    match ended {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Runtime { source });
+    match runtime.and_then(|runtime| runtime.block_on(serve(args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            terminal::complain(&format!("error: {error}\n"));
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            complain(&text);
             ExitCode::FAILURE
         }
     }
 }
 
-async fn serve(args: &Args) -> Result<(), String> {
-    let mut terminate =
-        signal(SignalKind::terminate()).map_err(|error| format!("catching SIGTERM: {error}"))?;
-    let control = std::os::unix::net::UnixStream::from(crate::sys::take_descriptor(args.control_fd));
-    let words = |error: std::io::Error| format!("the control socket: {error}");
-    control.set_nonblocking(true).map_err(words)?;
-    let mut out = control.try_clone().map_err(words)?;
-    let mut lines = BufReader::new(UnixStream::from_std(control).map_err(words)?).lines();
-    let (reports, mut outgoing) = mpsc::unbounded_channel::<Report>();
-    let state = Arc::new(Mutex::new(ads::State::new(reports.clone())));
-    let bind = |address| async move {
-        tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(|error| format!("listening on {address}: {error}"))
-    };
-    let (xds, http) = (bind(args.xds).await?, bind(args.http).await?);
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(ads::serve(Arc::clone(&state), xds));
-    tasks.spawn(debug::serve(Arc::clone(&state), http));
-    let mut is_first = true;
-    loop {
-        tokio::select! {
-            line = lines.next_line() => {
-                let Some(line) = line.map_err(words)? else { return Ok(()) };
-                let command = serde_json::from_str(&line).map_err(|error| format!("`{line}`: {error}"))?;
-                let is_state = matches!(command, Command::State { .. });
-                take(&state, command);
-                if is_state && std::mem::take(&mut is_first) {
-                    drop(reports.send(Report::Listening));
-                }
-            }
-            Some(report) = outgoing.recv() => {
-                let mut text = serde_json::to_string(&report).map_err(|error| error.to_string())?;
-                text.push('\n');
-                // Small, and read at once: the socket's buffer takes it.
-                out.write_all(text.as_bytes()).map_err(words)?;
-            }
-            _ = terminate.recv() => return Ok(()),
-        }
+async fn serve(args: Args) -> Result<(), Error> {
+    let mut terminated = signal(SignalKind::terminate()).map_err(|source| Error::Signal { source })?;
+    let (commands, answers) = control_socket(args.control_fd)?.into_split();
+    let xds = listen("proxies", args.xds_address).await?;
+    let monitoring = listen("debug pages", args.monitoring_address).await?;
+    let (reports, told) = mpsc::unbounded_channel();
+    let mesh = Arc::new(Mesh::new(reports));
+    // One of these ends, and the others are dropped with all their connections.
+    tokio::select! {
+        ended = control::obey(commands, &mesh) => ended.map_err(|source| Error::Control { source }),
+        ended = control::tell(answers, told) => ended.map_err(|source| Error::Control { source }),
+        broke = serve_xds(xds, Arc::clone(&mesh)) => broke.map_err(|source| Error::Xds { source }),
+        broke = debug::serve(monitoring, Arc::clone(&mesh)) => match broke {
+            Ok(never) => match never {},
+            Err(source) => Err(Error::Debug { source }),
+        },
+        _ = terminated.recv() => Ok(()),
     }
 }
 
-fn take(state: &Mutex<ads::State>, command: Command) {
-    let mut state = ads::lock(state);
-    match command {
-        Command::State { generation, registry } => state.set(generation, registry),
-        Command::Hold { pod, kind } => state.hold(&pod, &kind, true),
-        Command::Release { pod, kind } => state.hold(&pod, &kind, false),
+fn control_socket(descriptor: RawFd) -> Result<UnixStream, Error> {
+    let socket = StdUnixStream::from(crate::sys::take_descriptor(descriptor));
+    let socket = socket
+        .set_nonblocking(true)
+        .and_then(|()| UnixStream::from_std(socket));
+    socket.map_err(|source| Error::ControlSocket { descriptor, source })
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| Error::Listen {
+        what,
+        address,
+        source,
+    })
+}
+
+async fn serve_xds(listener: TcpListener, mesh: Arc<Mesh>) -> Result<(), tonic::transport::Error> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let service = AggregatedDiscoveryServiceServer::new(Ads::new(mesh));
+    Server::builder()
+        .add_service(service)
+        .serve_with_incoming(incoming)
+        .await
+}
+
+/// A line on standard error, istiod's own log.
+fn complain(text: &str) {
+    terminal::complain(&format!("istiod: {text}\n"));
+}
+
+#[cfg(test)]
+mod process_tests {
+    use std::os::fd::IntoRawFd as _;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+
+    use super::*;
+    use crate::within::within;
+
+    fn args(control: StdUnixStream) -> Args {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Args {
+            control_fd: control.into_raw_fd(),
+            xds_address: loopback,
+            monitoring_address: loopback,
+        }
+    }
+
+    /// Says `line`, reads until `expected` comes, and closes the socket.
+    async fn lab(control: StdUnixStream, line: &str, expected: &str) {
+        control.set_nonblocking(true).unwrap();
+        let (read, mut write) = UnixStream::from_std(control).unwrap().into_split();
+        write.write_all(line.as_bytes()).await.unwrap();
+        let mut lines = BufReader::new(read).lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line == expected {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn it_ends_well_when_the_lab_closes_the_control_socket() {
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        let command = registry::Command::State {
+            generation: 1,
+            registry: tests::bookinfo(),
+        };
+        let line = format!("{}\n", serde_json::to_string(&command).unwrap());
+        let both = async {
+            let lab = lab(ours, &line, "{\"event\":\"synced\",\"generation\":1}");
+            tokio::join!(serve(args(theirs)), lab).0
+        };
+        let ended = within(Duration::from_secs(5), "istiod to end", both).await;
+        assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn it_ends_badly_when_it_does_not_understand_the_lab() {
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        let both = async { tokio::join!(serve(args(theirs)), lab(ours, "nonsense\n", "")).0 };
+        let ended = within(Duration::from_secs(5), "istiod to end", both)
+            .await
+            .unwrap();
+        assert!(matches!(ended, Err(Error::Control { .. })), "{ended:?}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_address_that_is_taken_is_said_by_name() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (_ours, theirs) = StdUnixStream::pair().unwrap();
+        let address = taken.local_addr().unwrap();
+        let args = Args {
+            xds_address: address,
+            ..args(theirs)
+        };
+        let error = serve(args).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("cannot listen on {address} for proxies")
+        );
     }
 }

@@ -124,7 +124,7 @@ pub struct Destination {
     pub service: String,
     /// A subset of it.
     pub subset: Option<String>,
-    /// Its port; none = the port that was asked for.
+    /// Its port; none = its only port, or, if it has several, the port that was asked for (Istio's rule).
     pub port: Option<u16>,
     /// Weight.
     pub weight: u32,

@@ -1,0 +1,78 @@
+//! The two network filters that every filter chain ends in: HTTP connection manager and TCP proxy.
+
+use envoy_types::pb::envoy::config::listener::v3::Filter;
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    CodecType, RouteSpecifier, UpgradeConfig,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
+use envoy_types::util::pack_any;
+
+use super::access_log;
+use super::wire::{ads, no_limit, truth};
+
+/// Where an HTTP connection manager has its routes from.
+#[derive(Debug)]
+pub(super) enum Routing {
+    /// The RDS resource of this name: outbound.
+    Rds(String),
+    /// From the listener itself: inbound.
+    Inline(Box<RouteConfiguration>),
+}
+
+/// An HTTP connection manager (Istio, `buildHTTPConnectionManager`), with the log of the listener that it is in.
+pub(super) fn http(listener: &str, stat_prefix: String, routing: Routing) -> Filter {
+    let manager = HttpConnectionManager {
+        codec_type: CodecType::Auto.into(),
+        stat_prefix,
+        http_filters: vec![HttpFilter {
+            name: "envoy.filters.http.router".to_owned(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Router::default()))),
+            ..HttpFilter::default()
+        }],
+        server_name: "istio-envoy".to_owned(),
+        access_log: access_log::of(listener),
+        use_remote_address: Some(truth(false)),
+        generate_request_id: Some(truth(true)),
+        // Otherwise the id that an application outside the mesh sent would be replaced, and its request lost sight of.
+        preserve_external_request_id: true,
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..UpgradeConfig::default()
+        }],
+        normalize_path: Some(truth(true)),
+        stream_idle_timeout: Some(no_limit()),
+        route_specifier: Some(match routing {
+            Routing::Rds(route_config_name) => RouteSpecifier::Rds(Rds {
+                config_source: Some(ads()),
+                route_config_name,
+            }),
+            Routing::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
+        }),
+        ..HttpConnectionManager::default()
+    };
+    Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(pack_any(manager))),
+    }
+}
+
+/// A TCP proxy to a cluster, with the log of the listener that it is in.
+pub(super) fn tcp(listener: &str, cluster: &str) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: cluster.to_owned(),
+        access_log: access_log::of(listener),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..TcpProxy::default()
+    };
+    Filter {
+        name: "envoy.filters.network.tcp_proxy".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(pack_any(proxy))),
+    }
+}
