@@ -235,3 +235,28 @@ fn registry_only_blocks_what_is_unknown() {
         ],
     );
 }
+
+/// A server that changes the protocol when asked to, and then says everything backwards.
+const UPGRADING: &str = r#"use IO::Socket::INET; $s = IO::Socket::INET->new(LocalPort => 8080, Listen => 5, ReuseAddr => 1); while ($c = $s->accept) { while (defined($l = <$c>) && $l ne "\r\n") {} print $c "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"; $c->flush; while (defined($l = <$c>)) { chomp $l; print $c scalar(reverse $l), "\n"; $c->flush } }"#;
+
+/// A client that asks for it, and prints the status line and what came back of one line.
+const ASKING: &str = r#"use IO::Socket::INET; $c = IO::Socket::INET->new(PeerAddr => "chat:80") or die "connect: $!"; print $c "GET /chat HTTP/1.1\r\nHost: chat\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"; $c->flush; $status = <$c>; while (defined($l = <$c>) && $l ne "\r\n") {} print $c "stressed\n"; $c->flush; $answer = <$c>; print $status, $answer;"#;
+
+#[test]
+fn an_upgrade_passes_through_both_sidecars() {
+    let document = serde_json::json!({
+        "services": [{ "name": "chat", "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }] }],
+        "pods": [
+            { "name": "chat-v1", "labels": { "app": "chat" },
+              "containers": [{ "name": "chat", "command": ["perl", "-e", UPGRADING] }] },
+            { "name": "client", "containers": [{ "name": "client" }] },
+        ],
+        "steps": [{
+            "exec": { "from": "client", "command": ["perl", "-e", ASKING], "timeout": "5s" },
+            "expect": { "body": { "contains": "desserts" }, "eventually": { "within": "5s" } },
+        }],
+    });
+    Lab::scenario(document.to_string())
+        .arg("--output=json")
+        .status_or_show(0);
+}

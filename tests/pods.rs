@@ -173,3 +173,21 @@ fn parallel_and_repeated_steps_are_each_held_to_what_they_expect() {
     Lab::scenario(with(&steps("200"))).status(0);
     Lab::scenario(with(&steps("201"))).status(1);
 }
+
+/// Nothing but admin listens until all of CDS, EDS, LDS and RDS have come.
+#[test]
+fn a_sidecar_opens_its_ports_when_the_last_resource_type_has_come() {
+    for gate in ["xds.cds", "xds.eds", "xds.lds", "xds.rds"] {
+        let steps = "  - name: closed\n\
+            \x20   request: {from: client, url: 'http://${web-v1.ip}:8080/'}\n\
+            \x20   expect: {outcome: connection-refused, path: {web-v1: ['PREROUTING -> ISTIO_INBOUND#5 -> ISTIO_IN_REDIRECT#1 -> INPUT -> refused:15006']}}\n\
+            \x20 - name: not ready\n\
+            \x20   request: {from: web-v1/agent, url: 'http://127.0.0.1:15000/ready'}\n\
+            \x20   expect: {status: 503, body: {contains: INITIALIZING}}\n\
+            \x20 - {release: {pod: web-v1, gates: [GATE]}}\n\
+            \x20 - {name: open, request: {from: client, url: 'http://web/'}, expect: {status: 200}}\n";
+        let text = with(&steps.replace("GATE", gate));
+        let held = format!("    labels: {{app: web}}\n    hold: [{gate}]\n");
+        Lab::scenario(text.replace("    labels: {app: web}\n", &held)).status(0);
+    }
+}
