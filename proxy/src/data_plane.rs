@@ -19,6 +19,7 @@ use crate::config::listener::ListenerConfig;
 use crate::config::route::RouteTable;
 use crate::stats::Stats;
 use crate::upstream::Cluster;
+use crate::upstream::watch::IdleWatch;
 use crate::xds::{self, Kind};
 use crate::{admin, serve};
 
@@ -87,6 +88,7 @@ pub struct Proxy {
     got_clusters: Cell<bool>,
     got_listeners: Cell<bool>,
     tasks: RefCell<JoinSet<()>>,
+    idle: Rc<IdleWatch>,
 }
 
 /// Why a data plane did not start.
@@ -147,12 +149,13 @@ impl Proxy {
             got_clusters: Cell::new(false),
             got_listeners: Cell::new(false),
             tasks: RefCell::default(),
+            idle: Rc::default(),
         })
     }
 
     fn take_static(&self) -> Result<(), Refused> {
         for proto in self.bootstrap.clusters() {
-            let cluster = Cluster::new(ClusterConfig::from_proto(&proto)?, &self.stats);
+            let cluster = Cluster::new(ClusterConfig::from_proto(&proto)?, &self.stats, &self.idle);
             let known = KnownCluster {
                 cluster,
                 warm: true,
@@ -249,7 +252,7 @@ impl Proxy {
             Discovery::Eds(name) => Some(self.endpoints.borrow().get(name).cloned()),
             Discovery::Static(_) | Discovery::OriginalDst | Discovery::StrictDns(_) => None,
         };
-        let cluster = Cluster::new(config, &self.stats);
+        let cluster = Cluster::new(config, &self.stats, &self.idle);
         // A cluster whose endpoints are known from before is warm at once.
         let warm = match endpoints {
             Some(Some(hosts)) => {

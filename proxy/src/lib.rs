@@ -14,6 +14,8 @@ pub mod upstream;
 
 pub mod detect;
 
+mod splice;
+
 pub mod http;
 pub mod tcp;
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Uri, Version, request};
 
+use super::h1::encode;
 use crate::config::listener::HttpConfig;
 
 /// Headers that are for one connection alone (RFC 9110 7.6.1).
@@ -23,17 +23,14 @@ const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// The protocol that a request asks to change to, if this listener lets it.
-pub fn upgrade<'a>(config: &'a HttpConfig, headers: &HeaderMap) -> Option<&'a str> {
-    let asked = headers.get(header::UPGRADE)?.to_str().ok()?.to_ascii_lowercase();
-    config
-        .upgrades
-        .iter()
-        .map(String::as_str)
-        .find(|allowed| *allowed == asked)
+fn upgrade(config: &HttpConfig, headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = headers.get(header::UPGRADE)?;
+    let allowed = |it: &String| it.as_bytes().eq_ignore_ascii_case(asked.as_bytes());
+    config.upgrades.iter().any(allowed).then(|| asked.clone())
 }
 
 /// Takes away what is for one connection alone, also what `Connection` names.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -76,45 +73,55 @@ fn new_id() -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("00000000-0000-4000-8000-000000000000"))
 }
 
-/// The request as it goes upstream.
-pub fn to_upstream(
-    parts: &request::Parts,
-    authority: &str,
-    http2: bool,
-    upgrade: Option<&str>,
-    attempt: Option<u32>,
-) -> request::Builder {
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let mut headers = parts.headers.clone();
-    strip_hop_by_hop(&mut headers);
-    if let Some(attempt) = attempt {
-        headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
-    }
-    if let Some(protocol) = upgrade.and_then(|protocol| HeaderValue::from_str(protocol).ok()) {
+/// What a request is like as it goes upstream; true if it asks for an upgrade that passes through.
+pub fn to_upstream(config: &HttpConfig, headers: &mut HeaderMap) -> bool {
+    let upgrade = upgrade(config, headers);
+    strip_hop_by_hop(headers);
+    headers.remove(header::EXPECT);
+    if let Some(protocol) = &upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::UPGRADE, protocol.clone());
     }
-    let builder = http::Request::builder().method(parts.method.clone());
-    let mut builder = if http2 {
-        headers.remove(header::HOST);
-        let uri = Uri::builder()
-            .scheme("http")
-            .authority(authority)
-            .path_and_query(path)
-            .build();
-        builder
-            .version(Version::HTTP_2)
-            .uri(uri.unwrap_or_else(|_| parts.uri.clone()))
-    } else {
-        if let Ok(host) = HeaderValue::from_str(authority) {
-            headers.insert(header::HOST, host);
+    upgrade.is_some()
+}
+
+/// The request says how often it was tried.
+pub fn count_attempt(headers: &mut HeaderMap, attempt: u32) {
+    headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+}
+
+/// Resolves `.` and `..` (RFC 3986 5.2.4, `HttpConnectionManager.normalize_path`); false if there is no such path.
+pub fn normalize(path: &mut String) -> bool {
+    let end = path.find(['?', '#']).unwrap_or(path.len());
+    let (plain, rest) = path.split_at(end);
+    if !plain.starts_with('/') {
+        return true;
+    }
+    let is_plain =
+        !plain.contains('\\') && !plain.contains("/.") && !plain.to_ascii_lowercase().contains("%2e");
+    if is_plain {
+        return true;
+    }
+    let plain = plain.replace('\\', "/");
+    let mut segments: Vec<&str> = Vec::new();
+    let mut parts = plain[1..].split('/').peekable();
+    while let Some(part) = parts.next() {
+        let is_last = parts.peek().is_none();
+        let dots = part.to_ascii_lowercase().replace("%2e", ".");
+        match dots.as_str() {
+            "." | ".." => {
+                if dots == ".." {
+                    segments.pop();
+                }
+                if is_last {
+                    segments.push("");
+                }
+            }
+            _ => segments.push(part),
         }
-        builder.version(Version::HTTP_11).uri(path)
-    };
-    if let Some(target) = builder.headers_mut() {
-        *target = headers;
     }
-    builder
+    *path = format!("/{}{rest}", segments.join("/"));
+    true
 }
 
 /// The response as it goes to the client.
@@ -122,6 +129,7 @@ pub fn to_downstream(config: &HttpConfig, headers: &mut HeaderMap, took: Duratio
     if !upgraded {
         strip_hop_by_hop(headers);
     }
+    headers.entry(header::DATE).or_insert_with(encode::date);
     own_server(config, headers);
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     headers.insert(SERVICE_TIME, HeaderValue::from(millis));
@@ -155,6 +163,20 @@ mod tests {
             headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
             ["x-kept"]
         );
+    }
+
+    #[test]
+    fn dots_are_resolved() {
+        let normal = |path: &str| {
+            let mut path = path.to_owned();
+            assert!(normalize(&mut path));
+            path
+        };
+        assert_eq!(normal("/a/./b/../c?x=/../y"), "/a/c?x=/../y");
+        assert_eq!(normal("/a/%2E%2e/b"), "/b");
+        assert_eq!(normal("/../a/.."), "/");
+        assert_eq!(normal("/a//b"), "/a//b");
+        assert_eq!(normal("*"), "*");
     }
 
     #[test]

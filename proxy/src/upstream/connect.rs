@@ -1,23 +1,21 @@
 //! Connections to hosts, and why one failed, in Envoy's words.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Cluster, Pooled, Sender};
+use super::Cluster;
+use super::host::{Host, Http1, Http2, Link, more};
 use crate::within::within;
 
-thread_local! {
-    static NEXT_ID: Cell<u64> = const { Cell::new(0) };
-}
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// A number for a connection, never given twice in a process.
 pub fn next_id() -> u64 {
-    NEXT_ID.with(|next| next.replace(next.get() + 1))
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Why a connection was not made.
@@ -86,21 +84,25 @@ impl ConnectError {
 }
 
 /// Opens a connection to a host of a cluster.
-pub async fn connect(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, ConnectError> {
+pub async fn connect(cluster: &Cluster, host: &Host) -> Result<TcpStream, ConnectError> {
     let opened = within(
         cluster.config.connect_timeout,
         "the host to accept",
-        open(cluster, host),
+        open(cluster, host.address),
     )
     .await;
+    if !matches!(opened, Ok(Ok(_))) {
+        more(&host.cx_connect_fail);
+    }
     match opened {
         Ok(Ok(stream)) => {
             cluster.stats.cx_total.inc();
+            more(&host.cx_total);
             Ok(stream)
         }
         Ok(Err(error)) => {
             cluster.stats.cx_connect_fail.inc();
-            Err(ConnectError::of(&error, host))
+            Err(ConnectError::of(&error, host.address))
         }
         Err(_) => {
             cluster.stats.cx_connect_fail.inc();
@@ -126,35 +128,39 @@ async fn open(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Opens a connection to a host and makes it speak the cluster's HTTP.
-pub async fn connect_http(cluster: &Rc<Cluster>, host: SocketAddr) -> Result<Pooled, ConnectError> {
+/// Opens a connection to a host that speaks HTTP/1.1.
+pub async fn connect_http1(cluster: &Cluster, host: &Host) -> Result<Http1, ConnectError> {
     let stream = connect(cluster, host).await?;
-    let refused = |error: &io::Error| ConnectError::of(error, host);
-    let local = stream.local_addr().map_err(|error| refused(&error))?;
-    let io = TokioIo::new(stream);
-    let active = cluster.stats.cx_active.clone();
-    active.inc();
-    let failed = |error: hyper::Error| ConnectError::Delayed {
+    let link = link(cluster, host, &stream)?;
+    Ok(Http1::new(stream, link))
+}
+
+/// Opens a connection to a host that speaks HTTP/2.
+pub async fn connect_http2(cluster: &Cluster, host: &Host) -> Result<Http2, ConnectError> {
+    let stream = connect(cluster, host).await?;
+    let Link { id, local, active } = link(cluster, host, &stream)?;
+    let builder = hyper::client::conn::http2::Builder::new(crate::http::LocalExecutor);
+    let handshake = builder.handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|error| ConnectError::Delayed {
         words: error.to_string().replace(' ', "_"),
-    };
-    let sender = if cluster.config.http2 {
-        let builder = hyper::client::conn::http2::Builder::new(crate::http::LocalExecutor);
-        let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
-        tokio::task::spawn_local(async move {
-            // How it ended shows in the requests that rode it.
-            drop(connection.await);
-            active.dec();
-        });
-        Sender::Http2(sender)
-    } else {
-        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(failed)?;
-        tokio::task::spawn_local(async move {
-            drop(connection.with_upgrades().await);
-            active.dec();
-        });
-        Sender::Http1(sender)
-    };
-    Ok(Pooled::new(sender, next_id(), local, host))
+    })?;
+    tokio::task::spawn_local(async move {
+        // How it ended shows in the requests that rode it.
+        drop(connection.await);
+        drop(active);
+    });
+    Ok(Http2 { sender, id, local })
+}
+
+/// What is known of a connection that was made.
+pub fn link(cluster: &Cluster, host: &Host, stream: &TcpStream) -> Result<Link, ConnectError> {
+    Ok(Link {
+        id: next_id(),
+        local: stream
+            .local_addr()
+            .map_err(|error| ConnectError::of(&error, host.address))?,
+        active: cluster.stats.cx_active.hold(),
+    })
 }
 
 #[cfg(test)]
