@@ -16,6 +16,18 @@ pub(crate) fn root() -> PathBuf {
         .to_owned()
 }
 
+/// Copies a program. Another process does it: a child that some other test forks meanwhile would keep a descriptor of
+/// this one's open for writing, and a file that is open for writing cannot be executed (`ETXTBSY`).
+#[expect(clippy::disallowed_methods, reason = "the tests use cp")]
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(
+        copied.expect("starting cp").success(),
+        "copying {}",
+        from.display()
+    );
+}
+
 /// A call of `lab`, before it is made.
 #[must_use]
 pub(crate) struct Lab {
@@ -23,6 +35,8 @@ pub(crate) struct Lab {
     scenario: Option<tempfile::NamedTempFile>,
     /// Run as this user instead of root.
     uid: Option<u32>,
+    /// Nothing of the caller's environment but the system's own PATH.
+    bare: bool,
 }
 
 /// What a call of `lab` did.
@@ -37,8 +51,8 @@ impl Lab {
         Self {
             args: vec![subcommand.to_owned()],
             scenario: None,
-
             uid: None,
+            bare: false,
         }
     }
 
@@ -75,6 +89,12 @@ impl Lab {
         self
     }
 
+    /// With no environment but the system's own PATH.
+    pub(crate) fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
     /// The file of `scenario`.
     pub(crate) fn file(&self) -> String {
         self.scenario
@@ -91,6 +111,9 @@ impl Lab {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
         command.args(&self.args).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        if self.bare {
+            command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        }
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid);
         }

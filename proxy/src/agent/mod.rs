@@ -6,6 +6,7 @@ mod health;
 mod relay;
 mod supervise;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) events: Events,
     /// What is the data plane, if it is not this program.
     pub(crate) envoy: Option<Envoy>,
+    /// How often the data plane was started, or has ended.
+    pub(crate) lives: Cell<u64>,
     /// Rung when something passed the relay after which the data plane may have become ready.
     pub(crate) moved: watch::Sender<u64>,
     /// True once the agent is to end.
@@ -73,6 +76,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
         args,
         events,
         envoy,
+        lives: Cell::new(0),
         moved: watch::Sender::new(0),
         quit: watch::Sender::new(false),
     });

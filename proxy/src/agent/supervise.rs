@@ -34,6 +34,7 @@ pub(super) async fn run(
     }
     let mut pause = Duration::ZERO;
     loop {
+        shared.lives.set(shared.lives.get() + 1);
         let mut child = start(shared, &exec)?;
         let started = Instant::now();
         shared
@@ -46,6 +47,7 @@ pub(super) async fn run(
                     (false, Duration::ZERO) => FIRST_PAUSE,
                     (false, pause) => (pause * 2).min(LONGEST_PAUSE),
                 };
+                shared.lives.set(shared.lives.get() + 1);
                 let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 let restart_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 shared.events.tell(&json!({ "event": "data-plane-exited", "status": status, "restart_in_ms": restart_in_ms }));
