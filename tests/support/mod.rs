@@ -28,6 +28,12 @@ pub(crate) fn copy_program(from: &Path, to: &Path) {
     );
 }
 
+/// In a mount namespace of its own: empty directories in the place of those that have Python's packages.
+const HIDE_ENVOY: &str = r#"for dir in /usr/lib/python3* /usr/local/lib/python3*; do
+    if [ -d "$dir" ]; then mount -t tmpfs none "$dir"; fi
+done
+exec env -i PATH=/usr/sbin:/sbin "$0" "$@""#;
+
 /// A call of `lab`, before it is made.
 #[must_use]
 pub(crate) struct Lab {
@@ -35,7 +41,7 @@ pub(crate) struct Lab {
     scenario: Option<tempfile::NamedTempFile>,
     /// Run as this user instead of root.
     uid: Option<u32>,
-    /// Nothing of the caller's environment but the system's own PATH.
+    /// On a machine without Envoy.
     bare: bool,
 }
 
@@ -89,7 +95,7 @@ impl Lab {
         self
     }
 
-    /// With no environment but the system's own PATH.
+    /// As on a machine without Envoy: no environment, a PATH with nothing but the system's tools, no Python packages.
     pub(crate) fn bare(mut self) -> Self {
         self.bare = true;
         self
@@ -108,12 +114,15 @@ impl Lab {
     #[expect(clippy::disallowed_methods, reason = "the tests start the real binary")]
     fn command(&self) -> Command {
         use std::os::unix::process::CommandExt as _;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        let mut command = if self.bare {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-ec", HIDE_ENVOY, env!("CARGO_BIN_EXE_lab")]);
+            command
+        } else {
+            Command::new(env!("CARGO_BIN_EXE_lab"))
+        };
         command.args(&self.args).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        if self.bare {
-            command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        }
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid);
         }
