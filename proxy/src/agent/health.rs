@@ -20,10 +20,11 @@ use crate::within::within;
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15090);
 
-/// How long one question may take.
-const ASK: Duration = Duration::from_secs(1);
-/// How often a data plane that is not ready is asked, beyond the moments at which xDS moves.
+/// How long one question may take: the `timeoutSeconds` of Istio's readiness probe.
+const ASK: Duration = Duration::from_secs(3);
+/// When a data plane that is not ready is asked again, beyond the moments at which xDS moves; it doubles.
 const IMPATIENT: Duration = Duration::from_millis(10);
+const LESS_IMPATIENT: Duration = Duration::from_millis(160);
 /// How often a data plane that is ready is asked.
 const PATIENT: Duration = Duration::from_secs(1);
 
@@ -114,12 +115,19 @@ async fn look() -> Condition {
 pub(super) async fn watch(shared: Rc<Shared>) {
     let mut moved = shared.moved.subscribe();
     let silent = Condition::Silent(String::new()).event();
-    let (mut life, mut was) = (shared.lives.get(), silent);
+    let (mut life, mut was) = (shared.life.get(), silent);
+    let mut pause = IMPATIENT;
     loop {
-        let asked = shared.lives.get();
+        let asked = shared.life.get();
+        if !asked.runs {
+            if moved.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
         let condition = look().await;
         // Of each data plane everything is told anew; what the one before answered says nothing.
-        if asked == shared.lives.get() {
+        if asked == shared.life.get() {
             if std::mem::replace(&mut life, asked) != asked {
                 was = silent;
             }
@@ -130,10 +138,13 @@ pub(super) async fn watch(shared: Rc<Shared>) {
         }
         let patience = match condition {
             Condition::Ready => PATIENT,
-            Condition::Silent(_) | Condition::Starting(_) => IMPATIENT,
+            Condition::Silent(_) | Condition::Starting(_) => pause,
         };
         // Time passing is a reason to look again too.
-        drop(within(patience, "xDS to move", moved.changed()).await);
+        pause = match within(patience, "xDS to move", moved.changed()).await {
+            Ok(_) => IMPATIENT,
+            Err(_) => (pause * 2).min(LESS_IMPATIENT),
+        };
     }
 }
 
