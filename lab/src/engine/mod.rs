@@ -23,7 +23,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::LocalSet;
 
 use crate::causes::causes as chain;
-use crate::report::{LabError, RunEvent, ScenarioReport};
+use crate::report::{LabError, Outcome, RunEvent, ScenarioReport};
 use crate::scenario;
 use crate::world::entry;
 use wire::RunRequest;
@@ -106,6 +106,7 @@ async fn run(
     let mut report = ScenarioReport {
         name: String::new(),
         file: request.file.clone(),
+        proxies: request.proxies.clone(),
         up_seconds: None,
         seconds: 0.0,
         steps: Vec::new(),
@@ -144,9 +145,12 @@ async fn run_steps(
     };
     let loaded = scenario::parse(&request.file, &request.text)
         .map_err(|_mistakes| failed("the file that the host side checked has mistakes".to_owned()))?;
-    let scenario = loaded.scenario;
+    let mut scenario = loaded.scenario;
+    if let Some(proxy) = request.proxy {
+        scenario.run_by(proxy);
+    }
     report.name.clone_from(&scenario.name);
-    entry::settle_in().map_err(|error| failed(chain(&error)))?;
+    entry::settle_in(request.envoy.as_deref()).map_err(|error| failed(chain(&error)))?;
     let steps = scenario.steps.clone();
     events
         .send(&RunEvent::Progress {
@@ -165,7 +169,11 @@ async fn run_steps(
                 name: step.name.clone(),
             })
             .await;
-        let ended = steps::run(&lab, step, true).await;
+        let mut ended = steps::run(&lab, step, true).await;
+        if ended.result != Outcome::Pass {
+            // What a sidecar refused may be why.
+            ended.notes.extend(lab.nacks.borrow().iter().cloned());
+        }
         events
             .send(&RunEvent::StepEnded {
                 step: Box::new(ended.clone()),

@@ -168,22 +168,30 @@ impl Sockets {
         if let Some((_, owner)) = held {
             return Some(owner.clone());
         }
-        let all = self.all();
-        for (pid, role) in &all {
-            if let Some(path) = descriptor(*pid, found.inode) {
-                let owner = Owner {
-                    role: role.clone(),
-                    pid: Some(*pid),
-                    evidence: Evidence::Descriptor,
-                };
-                self.held.insert(found.inode, (path, owner.clone()));
-                return Some(owner);
-            }
+        // Whose descendants are whose takes long to find out, and hardly ever matters.
+        if let Some(owner) = self.holder(&self.processes.clone(), found.inode) {
+            return Some(owner);
         }
-        only_of_its_user(&all, found.user)
+        let all = self.all();
+        let descendants = all.get(self.processes.len()..).unwrap_or_default();
+        self.holder(descendants, found.inode)
+            .or_else(|| only_of_its_user(&all, found.user))
     }
 
-    /// The pod's processes with all their descendants.
+    /// Which of these processes holds a socket.
+    fn holder(&mut self, processes: &[(u32, Role)], inode: u32) -> Option<Owner> {
+        let holds = |(pid, role): &(u32, Role)| Some((descriptor(*pid, inode)?, *pid, role.clone()));
+        let (path, pid, role) = processes.iter().find_map(holds)?;
+        let owner = Owner {
+            role,
+            pid: Some(pid),
+            evidence: Evidence::Descriptor,
+        };
+        self.held.insert(inode, (path, owner.clone()));
+        Some(owner)
+    }
+
+    /// The pod's processes, then all their descendants.
     fn all(&self) -> Vec<(u32, Role)> {
         let mut all = self.processes.clone();
         let mut next = 0;
