@@ -75,11 +75,7 @@ pub fn run(sidecar: Sidecar, exec: &[&OsStr]) -> ExitCode {
     };
     // A name in `ps` is a convenience.
     nix::sys::prctl::set_name(name).unwrap_or_default();
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .on_thread_park(crate::access_log::sink::flush)
-        .build()
-    {
+    let runtime = match data_plane::runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };

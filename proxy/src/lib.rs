@@ -28,6 +28,7 @@ pub mod admin;
 pub mod bootstrap;
 
 pub mod data_plane;
+mod workers;
 
 pub mod agent;
 

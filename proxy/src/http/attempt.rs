@@ -98,7 +98,7 @@ pub(super) async fn attempt(
         };
         return over_http2(request, connection, body, client, info, again).await;
     }
-    let mut connection = match host.take() {
+    let mut connection = match host.take(&request.cluster.config) {
         Some(connection) => connection,
         None => connecting(request, body, connect_http1(request.cluster, host)).await?,
     };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::attempt::{self, Answered, Failure, Request};
 use super::client::Client;
@@ -30,7 +30,7 @@ const BACK_OFF: Duration = Duration::from_millis(25);
 pub(super) enum Fate {
     /// It may carry the next request.
     GoesOn,
-    /// It is closed; the answer is whole.
+    /// It is closed once the client has had time to read; the answer is whole.
     Closes,
     /// It is closed; the answer is not whole, or there is none.
     BreaksOff,
@@ -108,6 +108,9 @@ fn route(
     let Some(authority) = head.authority.clone() else {
         return local(info, StatusCode::BAD_REQUEST, "missing_host_header");
     };
+    if head.path == "*" {
+        return local(info, StatusCode::NOT_FOUND, "absolute_path_rejected");
+    }
     headers::on_arrival(config, &mut head.headers);
     if config.normalize_path && !headers::normalize(&mut head.path) {
         return local(info, StatusCode::BAD_REQUEST, "path_normalization_failed");
@@ -117,6 +120,10 @@ fn route(
         Routes::Rds(name) => connection.proxy.route_table(name),
     };
     let found = table.and_then(|table| {
+        // No route here is one for CONNECT.
+        if head.method == Method::CONNECT {
+            return None;
+        }
         let (host, route) = table.find(&authority, &head.path, head.method.as_str(), &head.headers)?;
         Some((table, host, route))
     });

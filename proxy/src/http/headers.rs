@@ -48,12 +48,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Marks a request as it comes in: its id, its scheme.
 pub fn on_arrival(config: &HttpConfig, headers: &mut HeaderMap) {
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
     let keep = config.preserve_request_id && headers.contains_key(REQUEST_ID);
     if config.generate_request_id && !keep {
         headers.insert(REQUEST_ID, new_id());
-    }
-    if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
 }
 
@@ -92,7 +92,10 @@ pub fn count_attempt(headers: &mut HeaderMap, attempt: u32) {
 
 /// Resolves `.` and `..` (RFC 3986 5.2.4, `HttpConnectionManager.normalize_path`); false if there is no such path.
 pub fn normalize(path: &mut String) -> bool {
-    let end = path.find(['?', '#']).unwrap_or(path.len());
+    if path.contains('#') {
+        return false;
+    }
+    let end = path.find('?').unwrap_or(path.len());
     let (plain, rest) = path.split_at(end);
     if !plain.starts_with('/') {
         return true;
@@ -129,10 +132,10 @@ pub fn to_downstream(config: &HttpConfig, headers: &mut HeaderMap, took: Duratio
     if !upgraded {
         strip_hop_by_hop(headers);
     }
-    headers.entry(header::DATE).or_insert_with(encode::date);
-    own_server(config, headers);
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     headers.insert(SERVICE_TIME, HeaderValue::from(millis));
+    headers.entry(header::DATE).or_insert_with(encode::date);
+    own_server(config, headers);
 }
 
 /// The `server` header (`HttpConnectionManager.server_header_transformation` OVERWRITE).

@@ -1,10 +1,11 @@
 //! A client's connection that speaks HTTP/1.1: one request after another.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use http::Method;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -28,19 +29,26 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
     let (mut read, mut write) = stream.into_split();
     let (mut buffer, mut out) = (prefix, BytesMut::new());
     loop {
+        let mut begun = false;
         let next = at_most(
             config.idle_timeout,
             "the next request",
-            next(&mut read, &mut buffer),
+            next(&mut read, &mut buffer, &mut begun),
         )
         .await;
         let request = match next {
             Ok(Next::Request(request)) => request,
             Ok(Next::Malformed(why)) => {
                 refuse(connection, config, why, &mut write, &mut out).await;
-                return linger(&mut read).await;
+                return linger(&read).await;
             }
-            Ok(Next::Closed) | Err(_) => return,
+            Ok(Next::Closed) => {
+                if begun {
+                    gone(connection, config);
+                }
+                return;
+            }
+            Err(_) => return,
         };
         if request.expects_continue {
             out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -54,11 +62,12 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
         let mut client = Client::Http1(Http1Client::new(&mut write, &mut out, to_head, closes));
         match exchange(connection, config, request.head, &mut body, &mut client).await {
             Fate::GoesOn if !closes => {}
-            Fate::GoesOn | Fate::Closes => return linger(&mut read).await,
+            Fate::GoesOn => return,
+            Fate::Closes => return linger(&read).await,
             Fate::BreaksOff => {
                 // What was gathered of the answer still goes out.
                 drop(write_out(&mut write, &mut out).await);
-                return linger(&mut read).await;
+                return linger(&read).await;
             }
             Fate::Upgraded(host, unlogged) => {
                 return tunnel::run(connection, config, (read, write), buffer, *host, *unlogged).await;
@@ -73,9 +82,11 @@ enum Next {
     Closed,
 }
 
-async fn next(read: &mut OwnedReadHalf, buffer: &mut BytesMut) -> Next {
+/// The next request. `begun` is set when anything of it has come.
+async fn next(read: &mut OwnedReadHalf, buffer: &mut BytesMut, begun: &mut bool) -> Next {
     loop {
         if !buffer.is_empty() {
+            *begun = true;
             match parse::request(buffer) {
                 Ok(Some(request)) => return Next::Request(request),
                 Ok(None) => {}
@@ -86,6 +97,14 @@ async fn next(read: &mut OwnedReadHalf, buffer: &mut BytesMut) -> Next {
             return Next::Closed;
         }
     }
+}
+
+/// The client went away within the head of a request.
+fn gone(connection: &Connection, config: &HttpConfig) {
+    config.stats(&connection.proxy.stats).rq_total.inc();
+    let mut info = StreamInfo::begin();
+    info.client_gone();
+    info.log(connection, config, None, 0);
 }
 
 /// Answers what is no request.
@@ -118,9 +137,19 @@ async fn refuse(
     info.log(connection, config, None, 0);
 }
 
-/// Gives the client time to read what was sent and to close: data that nobody reads would make a reset of the close.
-async fn linger(read: &mut OwnedReadHalf) {
-    let mut waste = [0; 4096];
-    let closed = async { while matches!(read.read(&mut waste).await, Ok(1..)) {} };
+/// Gives the client time to read what was sent, and to close. Nothing that it sends is read any more.
+async fn linger(read: &OwnedReadHalf) {
+    let closed = async {
+        while let Ok(ready) = read.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            // Told once, and not again until more comes.
+            let unread = read.as_ref().try_io(Interest::READABLE, || {
+                Err::<(), _>(io::ErrorKind::WouldBlock.into())
+            });
+            drop(unread);
+        }
+    };
     drop(within(DELAYED_CLOSE, "the client to close", closed).await);
 }

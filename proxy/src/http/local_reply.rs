@@ -124,7 +124,7 @@ fn grpc(config: &HttpConfig, status: StatusCode, body: &str) -> ResponseHead {
 fn percent(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
-            b'%' | ..=0x1f | 0x7f.. => format!("%{byte:02X}"),
+            b'%' | 0..=0x1f | 0x7f.. => format!("%{byte:02X}"),
             plain => char::from(plain).to_string(),
         })
         .collect()

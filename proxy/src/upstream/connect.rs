@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::FutureExt as _;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -70,15 +71,13 @@ impl ConnectError {
         }
     }
 
-    fn of(error: &io::Error, host: SocketAddr) -> Self {
-        let text = error.to_string();
+    fn of(refused: &Refused, host: SocketAddr) -> Self {
+        let text = refused.error.to_string();
         let words = text.split(" (os error").next().unwrap_or(&text).replace(' ', "_");
-        match error.raw_os_error() {
-            // connect(2) itself says these; the others come with a packet, or with its absence.
-            Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EACCES | libc::EPERM | libc::EINVAL) => {
-                Self::Immediate { words, host }
-            }
-            _ => Self::Delayed { words },
+        if refused.at_once {
+            Self::Immediate { words, host }
+        } else {
+            Self::Delayed { words }
         }
     }
 }
@@ -112,7 +111,29 @@ pub async fn connect(cluster: &Cluster, host: &Host) -> Result<TcpStream, Connec
     }
 }
 
-async fn open(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpStream> {
+/// What the kernel said, and whether it said so before anything was sent.
+struct Refused {
+    error: io::Error,
+    at_once: bool,
+}
+
+async fn open(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, Refused> {
+    let at_once = |error| Refused { error, at_once: true };
+    let socket = socket(cluster, host).map_err(at_once)?;
+    let mut connecting = std::pin::pin!(socket.connect(host));
+    // The first poll is connect(2) itself; what comes later came with a packet, or with its absence.
+    let stream = match connecting.as_mut().now_or_never() {
+        Some(connected) => connected.map_err(at_once)?,
+        None => connecting.await.map_err(|error| Refused {
+            error,
+            at_once: false,
+        })?,
+    };
+    stream.set_nodelay(true).map_err(at_once)?;
+    Ok(stream)
+}
+
+fn socket(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if host.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -123,9 +144,7 @@ async fn open(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpStream> {
         crate::sys::bind_without_port(&socket)?;
         socket.bind(SocketAddr::new(ip, 0))?;
     }
-    let stream = socket.connect(host).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok(socket)
 }
 
 /// Opens a connection to a host that speaks HTTP/1.1.
@@ -156,9 +175,15 @@ pub async fn connect_http2(cluster: &Cluster, host: &Host) -> Result<Http2, Conn
 pub fn link(cluster: &Cluster, host: &Host, stream: &TcpStream) -> Result<Link, ConnectError> {
     Ok(Link {
         id: next_id(),
-        local: stream
-            .local_addr()
-            .map_err(|error| ConnectError::of(&error, host.address))?,
+        local: stream.local_addr().map_err(|error| {
+            ConnectError::of(
+                &Refused {
+                    error,
+                    at_once: false,
+                },
+                host.address,
+            )
+        })?,
         active: cluster.stats.cx_active.hold(),
     })
 }
@@ -170,12 +195,16 @@ mod tests {
     #[test]
     fn failures_are_worded_as_envoy_words_them() {
         let host: SocketAddr = "10.0.0.1:80".parse().unwrap();
-        let refused = ConnectError::of(&io::Error::from_raw_os_error(libc::ECONNREFUSED), host);
+        let of = |number, at_once| {
+            let error = io::Error::from_raw_os_error(number);
+            ConnectError::of(&Refused { error, at_once }, host)
+        };
+        let refused = of(libc::ECONNREFUSED, false);
         assert_eq!(
             refused.details(),
             "remote_connection_failure|delayed_connect_error:_Connection_refused"
         );
-        let unreachable = ConnectError::of(&io::Error::from_raw_os_error(libc::ENETUNREACH), host);
+        let unreachable = of(libc::ENETUNREACH, true);
         assert_eq!(
             unreachable.details(),
             "remote_connection_failure|immediate_connect_error:_Network_is_unreachable|remote_address:10.0.0.1:80"

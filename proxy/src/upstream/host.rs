@@ -97,10 +97,10 @@ impl Host {
     }
 
     /// An idle connection, the one that was ridden last first.
-    pub fn take(&self) -> Option<Http1> {
+    pub fn take(&self, config: &ClusterConfig) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop() {
-            if connection.is_open() {
+            if connection.is_fresh(config) && connection.is_open() {
                 return Some(connection);
             }
         }
@@ -138,10 +138,9 @@ impl Host {
 
     /// Closes what the host has closed, and what idles for too long.
     pub fn sweep(&self, config: &ClusterConfig) {
-        let is_fresh = |since: Instant| config.idle_timeout.is_none_or(|limit| since.elapsed() <= limit);
         self.idle
             .borrow_mut()
-            .retain(|connection| is_fresh(connection.idle_since) && connection.is_open());
+            .retain(|connection| connection.is_fresh(config) && connection.is_open());
     }
 
     /// Closes all connections that no request rides.
@@ -172,6 +171,12 @@ impl Http1 {
             requests: 0,
             idle_since: Instant::now(),
         }
+    }
+
+    fn is_fresh(&self, config: &ClusterConfig) -> bool {
+        config
+            .idle_timeout
+            .is_none_or(|limit| self.idle_since.elapsed() <= limit)
     }
 
     /// Asks the kernel only if the runtime has seen something happen: an idle connection is silent as long as it lives.

@@ -113,10 +113,14 @@ impl Decoder {
                     };
                     return Ok(Piece::Data(data));
                 }
-                State::ChunkEnd => match line(buffer, 2)? {
+                // What stands between a chunk and the end of its line is passed over, as Envoy does.
+                State::ChunkEnd => match memchr::memchr(b'\n', buffer) {
+                    None if buffer.len() > LONGEST_LINE => return Err(Malformed),
                     None => return Ok(Piece::More),
-                    Some(line) if line.is_empty() => self.0 = State::Size,
-                    Some(_) => return Err(Malformed),
+                    Some(end) => {
+                        buffer.advance(end + 1);
+                        self.0 = State::Size;
+                    }
                 },
                 State::Size => match line(buffer, LONGEST_LINE)? {
                     None => return Ok(Piece::More),
@@ -221,10 +225,11 @@ mod tests {
         for bytes in [
             &b"x\r\n"[..],
             b"-1\r\n",
-            b"3\r\nabcX\r\n",
+            b"3\r\nabc0\r\n\r\n",
             b"3\nabc\r\n",
             b"11111111111111111\r\n",
             b"3 x\r\n",
+            b"0x3\r\n",
             b"0\r\nnot a trailer\r\n",
         ] {
             assert_eq!(

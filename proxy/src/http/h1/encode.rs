@@ -12,6 +12,9 @@ use crate::http::head::{RequestHead, ResponseHead};
 /// The end of a body in chunks.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
+const CHUNKED: &[u8] = b"transfer-encoding: chunked\r\n";
+const NO_LENGTH: &[u8] = b"content-length: 0\r\n";
+
 fn line(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
     out.reserve(name.as_str().len() + value.len() + 4);
     out.put_slice(name.as_str().as_bytes());
@@ -32,13 +35,11 @@ fn lines(out: &mut BytesMut, headers: &HeaderMap, framing: Framing) {
     }
 }
 
-/// `adds_zero`: a message without a body says so.
-fn framing_lines(out: &mut BytesMut, headers: &HeaderMap, framing: Framing, adds_zero: bool) {
+/// `silent`: what a message without a body says of that.
+fn framing_lines(out: &mut BytesMut, headers: &HeaderMap, framing: Framing, silent: &[u8]) {
     match framing {
-        Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::None if adds_zero && !headers.contains_key(header::CONTENT_LENGTH) => {
-            out.put_slice(b"content-length: 0\r\n");
-        }
+        Framing::Chunked => out.put_slice(CHUNKED),
+        Framing::None if !headers.contains_key(header::CONTENT_LENGTH) => out.put_slice(silent),
         Framing::None | Framing::Length(_) | Framing::UntilClose => {}
     }
 }
@@ -55,7 +56,12 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
     }
     lines(out, &head.headers, framing);
     let may_have_a_body = !matches!(head.method.as_str(), "GET" | "HEAD" | "CONNECT");
-    framing_lines(out, &head.headers, framing, may_have_a_body);
+    framing_lines(
+        out,
+        &head.headers,
+        framing,
+        if may_have_a_body { NO_LENGTH } else { b"" },
+    );
     out.put_slice(b"\r\n");
 }
 
@@ -68,11 +74,18 @@ pub fn response(out: &mut BytesMut, head: &ResponseHead, framing: Framing, to_he
     out.put_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
     out.put_slice(b"\r\n");
     lines(out, &head.headers, framing);
-    let says_zero = !to_head && !head.status.is_informational() && head.status.as_u16() != 204;
-    framing_lines(out, &head.headers, framing, says_zero);
     if close {
         out.put_slice(b"connection: close\r\n");
     }
+    // An answer to HEAD whose length is not known says what a body would be like.
+    let silent: &[u8] = if head.status.is_informational() || matches!(head.status.as_u16(), 204 | 304) {
+        b""
+    } else if to_head {
+        CHUNKED
+    } else {
+        NO_LENGTH
+    };
+    framing_lines(out, &head.headers, framing, silent);
     out.put_slice(b"\r\n");
 }
 

@@ -1,7 +1,7 @@
 //! HTTP/1.1 on the wire: heads and bodies to and from bytes (RFC 9112), as strictly as Envoy's codec reads them.
 //!
 //! A codec of its own, because what a client gets for a malformed request, and when its connection is closed, is a part
-//! of what the sidecar must have in common with Envoy; the tokens are `httparse`'s.
+//! of what the sidecar must have in common with Envoy.
 
 pub mod body;
 pub mod encode;

@@ -23,6 +23,7 @@ pub struct Malformed {
 
 /// Envoy's words for bytes that its codec does not take.
 pub const CODEC_ERROR: Malformed = malformed(StatusCode::BAD_REQUEST, "http1.codec_error");
+const CHARACTERS: Malformed = malformed(StatusCode::BAD_REQUEST, "http1.invalid_characters");
 const TOO_LARGE: Malformed = malformed(
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
     "http1.headers_too_large",
@@ -38,6 +39,45 @@ const BOTH_LENGTHS: Malformed = malformed(
 );
 const UNKNOWN_CODING: Malformed = malformed(StatusCode::NOT_IMPLEMENTED, "http1.invalid_transfer_encoding");
 const BAD_URL: Malformed = malformed(StatusCode::BAD_REQUEST, "http1.invalid_url");
+const BAD_AUTHORITY: Malformed = malformed(StatusCode::BAD_REQUEST, "http.invalid_authority");
+
+/// Methods that Envoy's codec takes (`Http1ProtocolOptions.allow_custom_methods` is off).
+const METHODS: [&str; 34] = [
+    "GET",
+    "POST",
+    "HEAD",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "CONNECT",
+    "TRACE",
+    "ACL",
+    "BIND",
+    "CHECKOUT",
+    "COPY",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MOVE",
+    "M-SEARCH",
+    "NOTIFY",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SOURCE",
+    "SUBSCRIBE",
+    "UNBIND",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+];
 
 const fn malformed(status: StatusCode, details: &'static str) -> Malformed {
     Malformed { status, details }
@@ -81,23 +121,25 @@ pub fn request(buffer: &mut BytesMut) -> Result<Option<Request>, Malformed> {
         return Err(TOO_LARGE);
     }
     let bytes = buffer.split_to(end).freeze();
-    let mut slots = [const { std::mem::MaybeUninit::uninit() }; MOST_HEADERS];
-    let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(&bytes, &mut slots) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY),
-        Ok(httparse::Status::Partial) | Err(_) => return Err(CODEC_ERROR),
+    let mut lines = Lines(&bytes);
+    let first = lines.next().unwrap_or_default();
+    let (method, target) = request_line(first)?;
+    if bytes.iter().any(|byte| is_control(*byte)) {
+        return Err(CHARACTERS);
     }
-    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(CODEC_ERROR);
-    };
-    if version == 0 {
-        return Err(LOW_VERSION);
-    }
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_error| CODEC_ERROR)?;
-    let mut headers = headers(&bytes, parsed.headers).ok_or(CODEC_ERROR)?;
+    let (headers, hosts) = headers(&bytes, lines)?;
     let (path, authority) = target_parts(&method, target)?;
-    let host = host(&mut headers)?;
+    let authority = match (authority, hosts) {
+        (Some(authority), _) => Some(authority),
+        (None, Some(host)) => Some(String::from_utf8(host).map_err(|_error| BAD_AUTHORITY)?),
+        (None, None) => None,
+    };
+    if authority
+        .as_deref()
+        .is_some_and(|text| !text.bytes().all(is_of_authority))
+    {
+        return Err(BAD_AUTHORITY);
+    }
     let framing = match lengths(&headers) {
         Lengths::None => Framing::None,
         Lengths::Length(length) => Framing::Length(length),
@@ -112,7 +154,7 @@ pub fn request(buffer: &mut BytesMut) -> Result<Option<Request>, Malformed> {
         head: RequestHead {
             method,
             path,
-            authority: authority.or(host).filter(|authority| !authority.is_empty()),
+            authority,
             headers,
             http2: false,
         },
@@ -120,6 +162,83 @@ pub fn request(buffer: &mut BytesMut) -> Result<Option<Request>, Malformed> {
         close,
         expects_continue,
     }))
+}
+
+/// Method and target. Words are parted by blanks, and HTTP/1.1 is the only version.
+fn request_line(line: &[u8]) -> Result<(Method, &[u8]), Malformed> {
+    let line = line.trim_ascii_end();
+    let (method, rest) = split_word(line);
+    let (target, version) = split_word(rest);
+    let method = std::str::from_utf8(method).map_err(|_error| CODEC_ERROR)?;
+    if !METHODS.contains(&method) {
+        return Err(CODEC_ERROR);
+    }
+    let is_absolute = || {
+        let colon = target.iter().position(|byte| *byte == b':');
+        let scheme = colon.map(|at| target.split_at(at));
+        scheme.is_some_and(|(scheme, rest)| {
+            !scheme.is_empty() && scheme.iter().all(u8::is_ascii_alphabetic) && rest.starts_with(b"://")
+        })
+    };
+    let is_target = match target.first() {
+        None => false,
+        Some(b'/' | b'*') => true,
+        Some(_) => method == "CONNECT" || is_absolute(),
+    };
+    if !is_target || target.iter().any(|byte| *byte >= 0x80) {
+        return Err(CODEC_ERROR);
+    }
+    match version {
+        b"HTTP/1.1" => {}
+        b"" => return Err(LOW_VERSION),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            return Err(LOW_VERSION);
+        }
+        _ => return Err(CODEC_ERROR),
+    }
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_error| CODEC_ERROR)?;
+    Ok((method, target))
+}
+
+/// The first word of a line, and what follows its blanks.
+fn split_word(line: &[u8]) -> (&[u8], &[u8]) {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let end = line.iter().position(is_blank).unwrap_or(line.len());
+    let (word, rest) = line.split_at(end);
+    (word, rest.trim_ascii_start())
+}
+
+const fn is_control(byte: u8) -> bool {
+    matches!(byte, 0..=0x08 | 0x0b | 0x0c | 0x0e..=0x1f | 0x7f)
+}
+
+/// `nghttp2_check_authority`, which Envoy asks.
+const fn is_of_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b'-'
+                | b'.'
+                | b':'
+                | b';'
+                | b'='
+                | b'@'
+                | b'['
+                | b']'
+                | b'_'
+                | b'~'
+        )
 }
 
 /// An answer that is no HTTP.
@@ -137,18 +256,13 @@ pub fn response(buffer: &mut BytesMut, to_head: bool) -> Result<Option<Response>
         };
     };
     let bytes = buffer.split_to(end).freeze();
-    let mut slots = [const { std::mem::MaybeUninit::uninit() }; MOST_HEADERS];
-    let mut parsed = httparse::Response::new(&mut []);
-    let whole =
-        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &bytes, &mut slots);
-    if !matches!(whole, Ok(httparse::Status::Complete(_))) {
+    let mut lines = Lines(&bytes);
+    let (version, code) = status_line(lines.next().unwrap_or_default()).ok_or(Garbage)?;
+    if end > LONGEST_HEAD || bytes.iter().any(|byte| is_control(*byte)) {
         return Err(Garbage);
     }
-    let (Some(code), Some(version)) = (parsed.code, parsed.version) else {
-        return Err(Garbage);
-    };
     let status = StatusCode::from_u16(code).map_err(|_error| Garbage)?;
-    let headers = headers(&bytes, parsed.headers).ok_or(Garbage)?;
+    let (headers, _hosts) = headers(&bytes, lines).map_err(|_malformed| Garbage)?;
     let has_none = to_head || status.is_informational() || matches!(code, 204 | 304);
     let framing = match lengths(&headers) {
         Lengths::Both | Lengths::UnknownCoding | Lengths::Malformed => return Err(Garbage),
@@ -165,6 +279,18 @@ pub fn response(buffer: &mut BytesMut, to_head: bool) -> Result<Option<Response>
         framing,
         close,
     }))
+}
+
+/// Minor version and status.
+fn status_line(line: &[u8]) -> Option<(u8, u16)> {
+    let rest = line.strip_prefix(b"HTTP/1.")?;
+    let (version, rest) = rest.split_first()?;
+    let (code, _reason) = split_word(rest.strip_prefix(b" ")?.trim_ascii_start());
+    if code.len() != 3 || !matches!(version, b'0' | b'1') || !code.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let code = std::str::from_utf8(code).ok()?.parse().ok()?;
+    Some((version - b'0', code))
 }
 
 /// Empty lines before a request are nothing (RFC 9112 2.2).
@@ -185,48 +311,93 @@ fn head_end(buffer: &[u8]) -> Option<usize> {
     })
 }
 
-/// An error that shows before the head has come whole is told at once.
+/// An error that shows in the first line is told at once.
 fn begins_well(buffer: &[u8]) -> Result<(), Malformed> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if buffer.first().is_some_and(|byte| !is_token(*byte)) {
         return Err(CODEC_ERROR);
     }
-    if memchr::memchr(b'\n', buffer).is_none() {
-        return Ok(());
-    }
-    let mut slots = [const { std::mem::MaybeUninit::uninit() }; MOST_HEADERS];
-    let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(buffer, &mut slots) {
-        Ok(_) => Ok(()),
-        Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY),
-        Err(_) => Err(CODEC_ERROR),
+    match memchr::memchr(b'\n', buffer) {
+        None => Ok(()),
+        Some(end) => request_line(&buffer[..end]).map(drop),
     }
 }
 
-/// The headers as slices of the head's own bytes.
-fn headers(bytes: &Bytes, parsed: &[httparse::Header<'_>]) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(parsed.len());
-    for header in parsed {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).ok()?;
-        let value = bytes.slice_ref(header.value);
-        headers.append(name, HeaderValue::from_maybe_shared(value).ok()?);
+/// The lines of a head, without their ends. A line that begins with a blank goes on with the one before it.
+struct Lines<'a>(&'a [u8]);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let mut end = memchr::memchr(b'\n', self.0)?;
+        while matches!(self.0.get(end + 1), Some(b' ' | b'\t')) && end > 1 {
+            end += 1 + memchr::memchr(b'\n', &self.0[end + 1..])?;
+        }
+        let (line, rest) = self.0.split_at(end);
+        self.0 = &rest[1..];
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
     }
-    Some(headers)
+}
+
+/// Headers, and the values of `Host` joined by commas.
+type HeadersAndHost = (HeaderMap, Option<Vec<u8>>);
+
+/// The headers as slices of the head's own bytes.
+fn headers(bytes: &Bytes, lines: Lines<'_>) -> Result<HeadersAndHost, Malformed> {
+    let mut headers = HeaderMap::with_capacity(16);
+    let mut hosts: Option<Vec<u8>> = None;
+    for (index, line) in lines.take_while(|line| !line.is_empty()).enumerate() {
+        if index == MOST_HEADERS {
+            return Err(TOO_MANY);
+        }
+        let colon = memchr::memchr(b':', line).ok_or(CODEC_ERROR)?;
+        let name = HeaderName::from_bytes(&line[..colon]).map_err(|_error| CODEC_ERROR)?;
+        let value = line[colon + 1..].trim_ascii();
+        let value = if value.iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
+            // Folded lines, and carriage returns by themselves: they are left out, the blanks behind them are not.
+            let kept = value
+                .iter()
+                .copied()
+                .filter(|byte| !matches!(byte, b'\r' | b'\n'));
+            Bytes::from_iter(kept)
+        } else {
+            bytes.slice_ref(value)
+        };
+        if name == header::HOST {
+            match &mut hosts {
+                Some(hosts) => {
+                    hosts.push(b',');
+                    hosts.extend_from_slice(&value);
+                }
+                None => hosts = Some(value.to_vec()),
+            }
+            continue;
+        }
+        headers.append(
+            name,
+            HeaderValue::from_maybe_shared(value).map_err(|_error| CODEC_ERROR)?,
+        );
+    }
+    Ok((headers, hosts))
 }
 
 /// Path and authority of a request target (RFC 9112 3.2).
-fn target_parts(method: &Method, target: &str) -> Result<(String, Option<String>), Malformed> {
+fn target_parts(method: &Method, target: &[u8]) -> Result<(String, Option<String>), Malformed> {
+    let target = std::str::from_utf8(target).map_err(|_error| CODEC_ERROR)?;
     if *method == Method::CONNECT {
-        return Ok((String::new(), Some(target.to_owned())));
+        return if target.starts_with('/') {
+            Err(BAD_URL)
+        } else {
+            Ok((String::new(), Some(target.to_owned())))
+        };
     }
     if target.starts_with('/') || (target == "*" && *method == Method::OPTIONS) {
         return Ok((target.to_owned(), None));
     }
     let after_scheme = ["http://", "https://"].iter().find_map(|scheme| {
-        target
-            .get(..scheme.len())?
-            .eq_ignore_ascii_case(scheme)
-            .then(|| &target[scheme.len()..])
+        let is_of = target.get(..scheme.len())?.eq_ignore_ascii_case(scheme);
+        is_of.then(|| &target[scheme.len()..])
     });
     let rest = after_scheme.ok_or(BAD_URL)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -240,19 +411,6 @@ fn target_parts(method: &Method, target: &str) -> Result<(String, Option<String>
         format!("/{path}")
     };
     Ok((path, Some(authority.to_owned())))
-}
-
-/// Takes the `Host` header out; several are an error.
-fn host(headers: &mut HeaderMap) -> Result<Option<String>, Malformed> {
-    let mut values = headers.get_all(header::HOST).iter();
-    let (first, second) = (values.next(), values.next());
-    let host = match (first, second) {
-        (None, _) => return Ok(None),
-        (Some(_), Some(_)) => return Err(CODEC_ERROR),
-        (Some(host), None) => host.to_str().map_err(|_error| CODEC_ERROR)?.to_owned(),
-    };
-    headers.remove(header::HOST);
-    Ok(Some(host))
 }
 
 enum Lengths {
@@ -354,14 +512,29 @@ mod tests {
         assert_eq!(target("GET http://a?y"), ("/?y".into(), "a".into()));
         assert_eq!(target("OPTIONS *"), ("*".into(), "h".into()));
         assert_eq!(target("CONNECT a:443"), (String::new(), "a:443".into()));
-        refused("GET x HTTP/1.1\r\nHost: h\r\n\r\n", BAD_URL);
+        refused("GET x HTTP/1.1\r\nHost: h\r\n\r\n", CODEC_ERROR);
+        refused("GET * HTTP/1.1\r\nHost: h\r\n\r\n", BAD_URL);
+        refused("GET http:///x HTTP/1.1\r\nHost: h\r\n\r\n", BAD_URL);
+        refused("CONNECT /x HTTP/1.1\r\nHost: h\r\n\r\n", BAD_URL);
     }
 
     #[test]
     fn what_is_malformed_is_told_apart() {
         refused("\u{1}\r\n", CODEC_ERROR);
-        refused("hello world\r\n", CODEC_ERROR);
-        refused("GET / HTTP/1.0\r\n\r\n", LOW_VERSION);
+        refused("this is not HTTP\r\n", CODEC_ERROR);
+        refused("FROB / HTTP/1.1\r\n", CODEC_ERROR);
+        refused("GET HTTP/1.1\r\n", CODEC_ERROR);
+        refused("GET /a b HTTP/1.1\r\n", CODEC_ERROR);
+        refused("GET / http/1.1\r\n", CODEC_ERROR);
+        for line in ["GET /", "GET / HTTP/1.0", "GET / HTTP/1.2", "GET / HTTP/3.7"] {
+            refused(&format!("{line}\r\n"), LOW_VERSION);
+        }
+        refused("GET / HTTP/1.1\r\nx: a\u{0}b\r\n\r\n", CHARACTERS);
+        refused("GET / HTTP/1.1\r\nx: a\u{7f}b\r\n\r\n", CHARACTERS);
+        refused("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", BAD_AUTHORITY);
+        for line in ["x", ": y", "x : y", "x(y): z", " x: y"] {
+            refused(&format!("GET / HTTP/1.1\r\n{line}\r\n\r\n"), CODEC_ERROR);
+        }
         refused(
             "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
             BOTH_LENGTHS,
@@ -386,6 +559,33 @@ mod tests {
             &format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(MOST_HEADERS + 1)),
             TOO_MANY,
         );
+    }
+
+    /// As Envoy was seen to read them.
+    #[test]
+    fn some_things_are_read_with_patience() {
+        let head = |text: &str| parse(text).unwrap().unwrap().head;
+        for line in ["GET  / HTTP/1.1", "GET\t/ HTTP/1.1", "GET / HTTP/1.1 "] {
+            assert_eq!(head(&format!("{line}\r\nHost: a\r\n\r\n")).path, "/", "{line}");
+        }
+        assert_eq!(
+            head("GET / HTTP/1.1\nHost: a\n\n").authority.as_deref(),
+            Some("a")
+        );
+        assert_eq!(
+            head("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+                .authority
+                .as_deref(),
+            Some("a,b")
+        );
+        assert_eq!(
+            head("GET / HTTP/1.1\r\nHost:\r\n\r\n").authority.as_deref(),
+            Some("")
+        );
+        let value = |text: &str| head(&format!("GET / HTTP/1.1\r\nx: {text}\r\n\r\n")).headers["x"].clone();
+        assert_eq!(value("b\r\n c"), "b c");
+        assert_eq!(value("b\r\n\tc"), "b\tc");
+        assert_eq!(value("b\rc"), "bc");
     }
 
     #[test]
