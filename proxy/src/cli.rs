@@ -1,7 +1,9 @@
 //! The command line of the sidecar's two processes.
 
 use std::ffi::OsStr;
+use std::num::NonZeroU16;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +33,12 @@ pub struct AgentArgs {
     /// Where the app has metrics, PORT/PATH
     #[arg(long)]
     pub app_metrics: Option<String>,
+    /// The data plane is this Envoy, instead of the one in this program
+    #[arg(long)]
+    pub envoy: Option<PathBuf>,
+    /// Worker threads of the data plane
+    #[arg(long, default_value_t = NonZeroU16::MIN)]
+    pub concurrency: NonZeroU16,
     /// The data plane is started when this descriptor reads end of file
     #[arg(long)]
     pub wait_fd: Option<RawFd>,
@@ -45,6 +53,18 @@ pub struct DataPlaneArgs {
     /// `sidecar~IP~POD.NAMESPACE~DOMAIN`
     #[arg(long)]
     pub node_id: String,
+    /// Worker threads
+    #[arg(long, default_value_t = NonZeroU16::MIN)]
+    pub concurrency: NonZeroU16,
+}
+
+impl DataPlaneArgs {
+    fn bootstrap(&self) -> Bootstrap {
+        Bootstrap {
+            concurrency: self.concurrency,
+            ..Bootstrap::istio(&self.node_id)
+        }
+    }
 }
 
 /// Runs one of them until SIGTERM. `exec` is what leads to these subcommands on the command line of this program.
@@ -76,7 +96,7 @@ pub fn run(sidecar: Sidecar, exec: &[&OsStr]) -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failed(&error),
             },
-            Sidecar::DataPlane(args) => match data_plane::run(Bootstrap::istio(&args.node_id), stop).await {
+            Sidecar::DataPlane(args) => match data_plane::run(args.bootstrap(), stop).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failed(&error),
             },

@@ -15,7 +15,8 @@ use super::logs::{self, Stream};
 use super::state::Running;
 use crate::app::wire::{AppEvent, AppSpec};
 use crate::plan::{ISTIOD, ISTIOD_XDS_PORT, PROXY_USER};
-use crate::scenario::model::{ContainerId, Gate, PodId, ProcessName, Target, Workload};
+use crate::scenario::model::{ContainerId, Gate, PodId, ProcessName, ProxyKind, Target, Workload};
+use crate::world::entry::ENVOY;
 use crate::world::process::{self, Process, Program, Spec, Stdin};
 
 /// The descriptor on which a built-in role writes its events.
@@ -118,6 +119,14 @@ fn spawn_agent(lab: &Rc<Lab>, id: PodId) -> Result<(), String> {
         "--wait-fd".to_owned(),
         WAIT_FD.to_string(),
     ]);
+    args.extend([
+        "--concurrency".to_owned(),
+        lab.scenario.mesh.concurrency.to_string(),
+    ]);
+    let sidecar = lab.scenario.pod(id).sidecar.as_ref();
+    if sidecar.is_some_and(|sidecar| sidecar.proxy == ProxyKind::Envoy) {
+        args.extend(["--envoy".to_owned(), ENVOY.to_owned()]);
+    }
     if let Some(metrics) = &plan.app_metrics {
         args.extend(["--app-metrics".to_owned(), metrics.clone()]);
     }

@@ -106,6 +106,7 @@ async fn run(
     let mut report = ScenarioReport {
         name: String::new(),
         file: request.file.clone(),
+        proxies: request.proxies.clone(),
         up_seconds: None,
         seconds: 0.0,
         steps: Vec::new(),
@@ -144,9 +145,12 @@ async fn run_steps(
     };
     let loaded = scenario::parse(&request.file, &request.text)
         .map_err(|_mistakes| failed("the file that the host side checked has mistakes".to_owned()))?;
-    let scenario = loaded.scenario;
+    let mut scenario = loaded.scenario;
+    if let Some(proxy) = request.proxy {
+        scenario.run_by(proxy);
+    }
     report.name.clone_from(&scenario.name);
-    entry::settle_in().map_err(|error| failed(chain(&error)))?;
+    entry::settle_in(request.envoy.as_deref()).map_err(|error| failed(chain(&error)))?;
     let steps = scenario.steps.clone();
     events
         .send(&RunEvent::Progress {

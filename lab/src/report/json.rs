@@ -21,6 +21,7 @@ fn scenario(report: &ScenarioReport) -> Value {
     json!({
         "name": report.name,
         "file": report.file,
+        "proxies": report.proxies,
         "result": result,
         "seconds": seconds(report.seconds),
         "up_seconds": report.up_seconds.map(seconds),

@@ -31,6 +31,8 @@ pub struct ScenarioReport {
     pub name: String,
     /// The file, as it was named.
     pub file: String,
+    /// What the sidecars' data planes are.
+    pub proxies: Vec<ProxyReport>,
     /// What was done first: pods, rules, sidecars, until all was ready; seconds. None if it never was.
     pub up_seconds: Option<f64>,
     /// From start to the last thing torn down, seconds.
@@ -39,6 +41,15 @@ pub struct ScenarioReport {
     pub steps: Vec<StepReport>,
     /// Why the lab itself failed, if it did.
     pub error: Option<LabError>,
+}
+
+/// A kind of data plane that sidecars of a scenario run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyReport {
+    /// `builtin` or `envoy`.
+    pub kind: String,
+    /// Its version.
+    pub version: String,
 }
 
 /// Why the lab itself failed.

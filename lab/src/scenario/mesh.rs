@@ -5,6 +5,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use iptables::annotations::from_annotations;
 use iptables::options::{Backend, DnsCapture, Interception, Mode};
@@ -27,6 +28,8 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
         inbound: InboundCluster::PodIp,
         retries: RETRIES,
+        proxy: ProxyKind::Builtin,
+        concurrency: NonZeroU16::MIN,
     };
     let mut read = MeshRead {
         mesh,
@@ -38,6 +41,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         "interception",
         "inbound",
         "retries",
+        "concurrency",
     ];
     let Some(fields) = at.and_then(|at| reader.map(at, known)) else {
         return read;
@@ -65,8 +69,14 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
     {
         read.mesh.retries = retries;
     }
-    if let Some(at) = fields.get("proxy") {
-        proxy(reader, at);
+    if let Some(proxy) = fields.get("proxy").and_then(|at| proxy(reader, at)) {
+        read.mesh.proxy = proxy;
+    }
+    if let Some(concurrency) = fields
+        .get("concurrency")
+        .and_then(|at| reader.parsed(at, "write a number of worker threads, from 1"))
+    {
+        read.mesh.concurrency = concurrency;
     }
     if let Some(at) = fields.get("interception") {
         read.interception = raw(reader, at);
@@ -75,15 +85,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
 }
 
 pub(super) fn proxy(reader: &Reader<'_>, at: At<'_>) -> Option<ProxyKind> {
-    if matches!(at.value, Value::String(text) if text == "envoy") {
-        reader.wrong(
-            &at,
-            "`proxy: envoy` is not supported yet",
-            "write `proxy: builtin`",
-        );
-        return None;
-    }
-    reader.word(at, &[("builtin", ProxyKind::Builtin)])
+    reader.word(at, &ProxyKind::ALL.map(|kind| (kind.name(), kind)))
 }
 
 /// The options as they are written.

@@ -101,7 +101,7 @@ fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
         &destination_rules,
     );
     let pods = if let Some(at) = fields.get("pods") {
-        pods::read(reader, at, &mesh.interception)
+        pods::read(reader, at, &mesh)
     } else {
         reader.wrong(
             &root,

@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use iptables::options::Interception;
+use serde::{Deserialize, Serialize};
 
 use crate::path::{HopPattern, LegPattern};
 
@@ -58,6 +59,10 @@ pub struct Mesh {
     pub inbound: InboundCluster,
     /// Attempts after the first, in Istio's default retry policy; 0 turns it off.
     pub retries: u32,
+    /// The data plane of sidecars whose pods name none.
+    pub proxy: ProxyKind,
+    /// Worker threads of each data plane (`proxyConfig.concurrency`).
+    pub concurrency: NonZeroU16,
 }
 
 /// What happens to traffic to hosts that no service names.
@@ -70,10 +75,26 @@ pub enum OutboundTrafficPolicy {
 }
 
 /// Which program is the sidecar's data plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum ProxyKind {
     /// The one in this workspace.
     Builtin,
+    /// Envoy, as it is installed on this machine.
+    Envoy,
+}
+
+impl ProxyKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Builtin, Self::Envoy];
+
+    /// As a scenario names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::Envoy => "envoy",
+        }
+    }
 }
 
 /// How the inbound cluster reaches the app: two generations of Istio.
@@ -654,6 +675,20 @@ impl Scenario {
             .iter()
             .enumerate()
             .map(|(index, pod)| (PodId(index), pod))
+    }
+
+    /// Makes this the data plane of every sidecar.
+    pub fn run_by(&mut self, proxy: ProxyKind) {
+        self.mesh.proxy = proxy;
+        for sidecar in self.pods.iter_mut().filter_map(|pod| pod.sidecar.as_mut()) {
+            sidecar.proxy = proxy;
+        }
+    }
+
+    /// True if some sidecar's data plane is this.
+    pub fn has(&self, proxy: ProxyKind) -> bool {
+        let mut sidecars = self.pods.iter().filter_map(|pod| pod.sidecar.as_ref());
+        sidecars.any(|sidecar| sidecar.proxy == proxy)
     }
 }
 

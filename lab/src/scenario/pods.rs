@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
-use iptables::raw::Raw;
-
 use super::fields::{At, Fields, Reader};
-use super::mesh;
-use super::model::{App, AppRoute, Container, Listen, Pod, ProxyKind, Sidecar, Workload};
+use super::mesh::{self, MeshRead};
+use super::model::{App, AppRoute, Container, Listen, Pod, Sidecar, Workload};
 use super::names::{gates, label};
 use super::pieces;
 use super::services::{status, texts};
@@ -60,7 +58,7 @@ const CONTAINER: &[&str] = &[
     "tty",
 ];
 
-pub(super) fn read(reader: &Reader<'_>, at: At<'_>, mesh: &Raw) -> Vec<Pod> {
+pub(super) fn read(reader: &Reader<'_>, at: At<'_>, mesh: &MeshRead) -> Vec<Pod> {
     let items = reader.list(at.clone());
     if items.is_empty() {
         reader.wrong(&at, "`pods` is empty", "a scenario needs at least one pod");
@@ -82,7 +80,7 @@ pub(super) fn read(reader: &Reader<'_>, at: At<'_>, mesh: &Raw) -> Vec<Pod> {
     pods
 }
 
-fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &Raw) -> Option<(Pod, At<'v>)> {
+fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<'v>)> {
     let outer = reader.any_map(at.clone())?;
     let is_pasted = outer.get("kind").is_some() || outer.get("spec").is_some();
     let (fields, meta) = if is_pasted {
@@ -152,7 +150,7 @@ fn sidecar(
     fields: &Fields<'_>,
     labels: &BTreeMap<String, String>,
     annotations: &BTreeMap<String, String>,
-    mesh: &Raw,
+    mesh: &MeshRead,
 ) -> Option<Sidecar> {
     const INJECT: &str = "sidecar.istio.io/inject";
     let injected = labels
@@ -166,14 +164,14 @@ fn sidecar(
     let proxy = fields
         .get("proxy")
         .and_then(|at| mesh::proxy(reader, at))
-        .unwrap_or(ProxyKind::Builtin);
+        .unwrap_or(mesh.mesh.proxy);
     let own = fields
         .get("interception")
         .map(|at| (mesh::raw(reader, at.clone()), at));
     if !wanted {
         return None;
     }
-    let (interception, intercept) = mesh::interception(reader, at, own, mesh, annotations)?;
+    let (interception, intercept) = mesh::interception(reader, at, own, &mesh.interception, annotations)?;
     Some(Sidecar {
         proxy,
         interception,

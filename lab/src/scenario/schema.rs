@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::expect;
-use super::model::Outcome;
+use super::model::{Outcome, ProxyKind};
 
 fn object(properties: Value, required: &[&str]) -> Value {
     json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
@@ -37,6 +37,7 @@ pub fn schema() -> Value {
             "raw": pieces, "then": { "enum": ["keep", "close", "reset"] }, "early": flag }),
         &[],
     );
+    let proxy = json!({ "enum": ProxyKind::ALL.map(ProxyKind::name) });
     let app = object(
         json!({ "http": port, "tcp": port, "tcpServerFirst": port, "rawHttp": port, "bind": text,
             "calls": list(text.clone()), "routes": { "type": "object", "additionalProperties": route } }),
@@ -48,7 +49,7 @@ pub fn schema() -> Value {
         "securityContext": { "type": "object" }, "image": text } });
     let pod = json!({ "type": "object", "properties": {
         "name": text, "labels": texts, "annotations": texts, "sidecar": flag, "interception": interception,
-        "proxy": { "enum": ["builtin"] }, "hold": list(text.clone()), "containers": list(container),
+        "proxy": proxy, "hold": list(text.clone()), "containers": list(container),
         "securityContext": { "type": "object" } } });
     let service = json!({ "type": "object", "properties": {
         "name": text, "selector": texts,
@@ -89,7 +90,8 @@ pub fn schema() -> Value {
         json!({
             "name": text, "description": text,
             "mesh": object(json!({ "outboundTrafficPolicy": { "enum": ["ALLOW_ANY", "REGISTRY_ONLY"] },
-                "proxy": { "enum": ["builtin"] }, "inbound": { "enum": ["pod-ip", "localhost"] }, "retries": number,
+                "proxy": proxy, "inbound": { "enum": ["pod-ip", "localhost"] }, "retries": number,
+                "concurrency": { "type": "integer", "minimum": 1, "maximum": 65535 },
                 "interception": interception }), &[]),
             "services": list(service), "destinationRules": list(json!({ "type": "object" })),
             "virtualServices": list(json!({ "type": "object" })), "pods": list(pod),

@@ -1,5 +1,6 @@
 //! The agent: starts and supervises the data plane, relays xDS to it, answers for its health, and merges metrics.
 
+mod envoy;
 mod events;
 mod health;
 mod relay;
@@ -13,7 +14,9 @@ use tokio::sync::watch;
 
 pub use events::Events;
 
+use crate::bootstrap::Bootstrap;
 use crate::cli::AgentArgs;
+use envoy::Envoy;
 
 /// The agent's own ports.
 const XDS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15010);
@@ -34,12 +37,17 @@ pub enum Error {
     /// The data plane.
     #[error("starting the data plane")]
     DataPlane(#[source] std::io::Error),
+    /// Envoy's bootstrap.
+    #[error("writing Envoy's bootstrap to a temporary file")]
+    Bootstrap(#[source] std::io::Error),
 }
 
 /// What the parts of an agent share.
 pub(crate) struct Shared {
     pub(crate) args: AgentArgs,
     pub(crate) events: Events,
+    /// What is the data plane, if it is not this program.
+    pub(crate) envoy: Option<Envoy>,
     /// Rung when something passed the relay after which the data plane may have become ready.
     pub(crate) moved: watch::Sender<u64>,
     /// True once the agent is to end.
@@ -51,9 +59,20 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let bind = |address| crate::serve::bind(address).map_err(|source| Error::Bind { address, source });
     let (xds, status) = (bind(XDS)?, bind(STATUS)?);
     let events = Events::open(args.events_fd);
+    let bootstrap = Bootstrap {
+        concurrency: args.concurrency,
+        ..Bootstrap::istio(&args.node_id)
+    };
+    let envoy = args
+        .envoy
+        .as_ref()
+        .map(|program| Envoy::prepare(program, &bootstrap))
+        .transpose()
+        .map_err(Error::Bootstrap)?;
     let shared = Rc::new(Shared {
         args,
         events,
+        envoy,
         moved: watch::Sender::new(0),
         quit: watch::Sender::new(false),
     });

@@ -71,13 +71,23 @@ async fn gate(shared: &Shared) -> io::Result<()> {
 }
 
 fn start(shared: &Shared, exec: &[String]) -> io::Result<Child> {
-    #[expect(clippy::disallowed_methods, reason = "the agent starts the data plane")]
-    let mut command = std::process::Command::new("/proc/self/exe");
-    command
-        .args(exec)
-        .args(["data-plane", "--node-id", &shared.args.node_id]);
+    let mut command = match &shared.envoy {
+        Some(envoy) => envoy.command(),
+        None => builtin(shared, exec),
+    };
     crate::sys::die_together(&mut command);
     Command::from(command).kill_on_drop(true).spawn()
+}
+
+fn builtin(shared: &Shared, exec: &[String]) -> std::process::Command {
+    #[expect(clippy::disallowed_methods, reason = "the agent starts the data plane")]
+    let mut command = std::process::Command::new("/proc/self/exe");
+    let concurrency = shared.args.concurrency.to_string();
+    command
+        .args(exec)
+        .args(["data-plane", "--node-id", &shared.args.node_id])
+        .args(["--concurrency", &concurrency]);
+    command
 }
 
 async fn end(child: &mut Child) -> io::Result<()> {
