@@ -12,7 +12,7 @@ use super::request::{self, Answer};
 use super::state::Running;
 use super::{life, mesh, reports};
 use crate::observe::ObservedLeg;
-use crate::report::StepReport;
+use crate::report::{AnswerReport, StepReport};
 use crate::scenario::model::{Action, Actor, Event, Gate, PodId, ProcessName, Step, Target};
 use crate::verdict::{self, Seen, Verdict};
 use crate::within::within;
@@ -29,6 +29,8 @@ struct Done {
     seen: Seen,
     legs: Vec<ObservedLeg>,
     notes: Vec<String>,
+    /// What a request got.
+    answer: Option<AnswerReport>,
     /// The steps inside a `parallel` or `repeat`.
     inner: Vec<StepReport>,
 }
@@ -44,6 +46,7 @@ impl Done {
             seen,
             legs,
             notes: Vec::new(),
+            answer: None,
             inner: Vec::new(),
         }
     }
@@ -55,6 +58,7 @@ impl From<Answer> for Done {
             mut seen,
             collected,
             notes,
+            told,
         } = answer;
         let legs = collected.legs;
         seen.legs = legs.iter().map(reports::seen_leg).collect();
@@ -62,6 +66,7 @@ impl From<Answer> for Done {
             seen,
             legs,
             notes,
+            answer: Some(told),
             inner: Vec::new(),
         }
     }
@@ -83,6 +88,7 @@ pub(super) async fn run(lab: &Rc<Lab>, step: &Step, alone: bool) -> StepReport {
         }
         let mut report = reports::step(step, started.elapsed(), &done.seen, &done.legs, verdict);
         report.notes.extend(done.notes);
+        report.answer = done.answer;
         reports::take_in(&mut report, done.inner);
         return report;
     }

@@ -88,6 +88,42 @@ pub struct StepReport {
     pub article: Option<String>,
     /// Anything more to say: why it could not be observed, what a program printed.
     pub notes: Vec<String>,
+    /// What its request got, if it was one.
+    pub answer: Option<AnswerReport>,
+    /// The steps inside a `parallel` or `repeat`, each round of them.
+    pub inner: Vec<StepReport>,
+}
+
+/// What a request got, whole, and what the sidecars along its way logged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnswerReport {
+    /// Words for an outcome other than `ok`.
+    pub error: Option<String>,
+    /// Response headers, in order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body; none if it is too long to be shown.
+    pub body: Option<String>,
+    /// The length of the whole body.
+    pub body_length: u64,
+    /// SHA-256 of the whole body, in hexadecimal.
+    pub body_sha256: String,
+    /// Trailers, in order.
+    pub trailers: Vec<(String, String)>,
+    /// How the peer ended a raw connection: `fin` or `rst`.
+    pub end: Option<String>,
+    /// From the first packet to the last, by the client's clock; seconds.
+    pub seconds: f64,
+    /// The access-log entries along the way, in order.
+    pub access_log: Vec<LogReport>,
+}
+
+/// One entry of a sidecar's access log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReport {
+    /// The sidecar's pod.
+    pub pod: String,
+    /// All fields, as they were logged.
+    pub fields: serde_json::Map<String, serde_json::Value>,
 }
 
 /// One leg.

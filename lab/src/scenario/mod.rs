@@ -9,6 +9,7 @@ mod fields;
 
 mod mesh;
 mod names;
+mod pieces;
 mod pods;
 mod services;
 mod steps;

@@ -8,6 +8,7 @@ use super::fields::{At, Fields, Reader};
 use super::mesh::{self, MeshRead};
 use super::model::{App, AppRoute, Container, Listen, Pod, Sidecar, Workload};
 use super::names::{gates, label};
+use super::pieces;
 use super::services::{status, texts};
 use crate::path::RESERVED_ROLES;
 
@@ -285,8 +286,7 @@ fn containers(
 }
 
 fn port_of(reader: &Reader<'_>, at: &At<'_>, app: &App, ports: &mut Vec<u16>, has_sidecar: bool) {
-    let (Listen::Http(port) | Listen::Tcp(port) | Listen::TcpServerFirst(port)) = app.listen;
-    let port = port.get();
+    let port = app.listen.port().get();
     if ports.contains(&port) {
         reader.wrong(
             at,
@@ -358,13 +358,21 @@ fn workload(reader: &Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Workload {
 fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
     let fields = reader.map(
         at.clone(),
-        &["http", "tcp", "tcpServerFirst", "bind", "calls", "routes"],
+        &[
+            "http",
+            "tcp",
+            "tcpServerFirst",
+            "rawHttp",
+            "bind",
+            "calls",
+            "routes",
+        ],
     )?;
     let port = |name: &str| {
         let at = fields.get(name)?;
         reader.parsed::<NonZeroU16>(at, "write a port from 1 to 65535")
     };
-    let kinds = ["http", "tcp", "tcpServerFirst"]
+    let kinds = ["http", "tcp", "tcpServerFirst", "rawHttp"]
         .into_iter()
         .filter(|name| fields.get(name).is_some())
         .count();
@@ -372,14 +380,15 @@ fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
         reader.wrong(
             &at,
             "an app listens for one thing",
-            "write one of `http: PORT`, `tcp: PORT`, `tcpServerFirst: PORT`",
+            "write one of `http: PORT`, `tcp: PORT`, `tcpServerFirst: PORT`, `rawHttp: PORT`",
         );
         return None;
     }
     let listen = port("http")
         .map(Listen::Http)
         .or_else(|| port("tcp").map(Listen::Tcp))
-        .or_else(|| port("tcpServerFirst").map(Listen::TcpServerFirst))?;
+        .or_else(|| port("tcpServerFirst").map(Listen::TcpServerFirst))
+        .or_else(|| port("rawHttp").map(Listen::RawHttp))?;
     let routes = fields.get("routes").and_then(|at| reader.any_map(at));
     Some(App {
         listen,
@@ -393,14 +402,27 @@ fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
         routes: routes
             .iter()
             .flat_map(Fields::all)
-            .filter_map(|(path, at)| Some((path, route(reader, at)?)))
+            .filter_map(|(path, at)| Some((path, route(reader, at, listen)?)))
             .collect(),
     })
 }
 
-fn route(reader: &Reader<'_>, at: At<'_>) -> Option<AppRoute> {
-    let fields = reader.map(at, &["status", "body", "calls"])?;
+fn route(reader: &Reader<'_>, at: At<'_>, listen: Listen) -> Option<AppRoute> {
+    let known: &[&str] = match listen {
+        Listen::RawHttp(_) => &["raw", "then", "early"],
+        Listen::Http(_) | Listen::Tcp(_) | Listen::TcpServerFirst(_) => &["status", "body", "calls"],
+    };
+    let fields = reader.map(at.clone(), known)?;
+    let raw = pieces::raw(reader, &fields);
+    if matches!(listen, Listen::RawHttp(_)) && raw.is_none() {
+        reader.wrong(
+            &at,
+            "a route of `rawHttp` without `raw`",
+            "write the answer's bytes; paths without a route are answered with the request as it came",
+        );
+    }
     Some(AppRoute {
+        raw,
         status: fields.get("status").and_then(|at| status(reader, at)),
         body: fields.get("body").and_then(|at| reader.string(at)),
         calls: fields

@@ -27,11 +27,20 @@ pub fn schema() -> Value {
         .map(|name| ((*name).to_owned(), json!({})))
         .collect();
     let interception = object(Value::Object(interception), &[]);
+    let piece = object(
+        json!({ "hex": text, "bytes": number, "await": text, "pause": duration }),
+        &[],
+    );
+    let pieces = json!({ "anyOf": [text, list(json!({ "anyOf": [text, piece] }))] });
+    let route = object(
+        json!({ "status": number, "body": text, "calls": list(text.clone()),
+            "raw": pieces, "then": { "enum": ["keep", "close", "reset"] }, "early": flag }),
+        &[],
+    );
     let proxy = json!({ "enum": ProxyKind::ALL.map(ProxyKind::name) });
     let app = object(
-        json!({ "http": port, "tcp": port, "tcpServerFirst": port, "bind": text, "calls": list(text.clone()),
-            "routes": { "type": "object", "additionalProperties":
-                object(json!({ "status": number, "body": text, "calls": list(text.clone()) }), &[]) } }),
+        json!({ "http": port, "tcp": port, "tcpServerFirst": port, "rawHttp": port, "bind": text,
+            "calls": list(text.clone()), "routes": { "type": "object", "additionalProperties": route } }),
         &[],
     );
     let container = json!({ "type": "object", "required": ["name"], "properties": {
@@ -61,7 +70,10 @@ pub fn schema() -> Value {
         json!({
             "name": text, "article": text, "expect": object(expect, &[]),
             "request": object(json!({ "from": text, "url": text, "tcp": text, "dns": text, "method": text,
-                "headers": { "type": "object" }, "body": text, "send": text, "http2": flag,
+                "headers": { "type": "object" }, "body": text, "bodyBytes": number, "chunked": flag,
+                "trailers": { "type": "object" }, "send": pieces, "halfClose": flag,
+                "read": { "enum": ["first", "end", "nothing"] },
+                "slowly": object(json!({ "bytes": number, "every": duration }), &["bytes", "every"]), "http2": flag,
                 "over": { "enum": ["udp", "tcp"] }, "asUser": number, "asGroup": number, "timeout": duration }), &["from"]),
             "scrape": object(json!({ "from": text, "pod": text, "port": port, "path": text, "timeout": duration }), &["from", "pod"]),
             "exec": object(json!({ "from": text, "command": list(text.clone()), "asUser": number, "asGroup": number, "timeout": duration }), &["from", "command"]),
