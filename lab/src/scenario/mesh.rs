@@ -30,6 +30,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         retries: RETRIES,
         proxy: ProxyKind::Builtin,
         concurrency: NonZeroU16::MIN,
+        access_log: true,
     };
     let mut read = MeshRead {
         mesh,
@@ -42,6 +43,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         "inbound",
         "retries",
         "concurrency",
+        "accessLogFile",
     ];
     let Some(fields) = at.and_then(|at| reader.map(at, known)) else {
         return read;
@@ -77,6 +79,10 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         .and_then(|at| reader.parsed(at, "write a number of worker threads, from 1"))
     {
         read.mesh.concurrency = concurrency;
+    }
+    let files = &[("/dev/stdout", true), ("", false)];
+    if let Some(log) = fields.get("accessLogFile").and_then(|at| reader.word(at, files)) {
+        read.mesh.access_log = log;
     }
     if let Some(at) = fields.get("interception") {
         read.interception = raw(reader, at);

@@ -63,6 +63,8 @@ pub struct Mesh {
     pub proxy: ProxyKind,
     /// Worker threads of each data plane (`proxyConfig.concurrency`).
     pub concurrency: NonZeroU16,
+    /// Sidecars write an access log (`accessLogFile`). Without one no path can be followed through a sidecar.
+    pub access_log: bool,
 }
 
 /// What happens to traffic to hosts that no service names.

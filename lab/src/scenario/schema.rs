@@ -92,6 +92,7 @@ pub fn schema() -> Value {
             "mesh": object(json!({ "outboundTrafficPolicy": { "enum": ["ALLOW_ANY", "REGISTRY_ONLY"] },
                 "proxy": proxy, "inbound": { "enum": ["pod-ip", "localhost"] }, "retries": number,
                 "concurrency": { "type": "integer", "minimum": 1, "maximum": 65535 },
+                "accessLogFile": { "enum": ["/dev/stdout", ""] },
                 "interception": interception }), &[]),
             "services": list(service), "destinationRules": list(json!({ "type": "object" })),
             "virtualServices": list(json!({ "type": "object" })), "pods": list(pod),
