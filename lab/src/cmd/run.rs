@@ -384,9 +384,21 @@ async fn drive(
     let mut lines = BufReader::new(read).lines();
     let mut status = Status::new();
     let mut report = None;
+    // A lab that is told to come down, and is too busy to hear it, is killed.
+    let mut overdue = None;
     loop {
+        let left = overdue.map(|at: Instant| at.saturating_duration_since(Instant::now()));
+        let line = async {
+            match left {
+                None => lines.next_line().await,
+                Some(left) => match within(left, "the lab to come down", lines.next_line()).await {
+                    Ok(line) => line,
+                    Err(too_long) => Err(std::io::Error::other(too_long.to_string())),
+                },
+            }
+        };
         tokio::select! {
-            line = lines.next_line() => match line {
+            line = line => match line {
                 Ok(Some(line)) => {
                     let event = serde_json::from_str(&line)
                         .map_err(|error| failed(format!("the world process said `{line}`: {error}")))?;
@@ -398,6 +410,7 @@ async fn drive(
             Ok(()) = stopped.changed() => {
                 // Its end of file tells the world process to come down.
                 drop(write.take());
+                overdue = Some(Instant::now() + TEARDOWN);
                 if *stopped.borrow() == Stop::Hard {
                     world.kill();
                 }
