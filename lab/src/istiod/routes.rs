@@ -207,7 +207,10 @@ fn destination(registry: &Registry, destination: &Destination, asked: &Port) -> 
     outbound_cluster(port, subset, &destination.service)
 }
 
-#[expect(deprecated, reason = "Istio sets this field, and what replaces it changes what `timeout` means")]
+#[expect(
+    deprecated,
+    reason = "Istio sets this field, and what replaces it changes what `timeout` means"
+)]
 fn forward(cluster: ClusterSpecifier, timeout: Option<Duration>, attempts: u32) -> RouteAction {
     let timeout = timeout.map_or_else(no_limit, duration);
     RouteAction {
