@@ -5,7 +5,7 @@ use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use serde_json::json;
 
 use super::serve::{json_response, text};
@@ -23,6 +23,16 @@ fn boxed(body: Outgoing) -> Reply {
 /// These bytes, with their length.
 pub(super) fn whole(bytes: impl Into<Bytes>) -> Reply {
     boxed(Outgoing::bytes(bytes))
+}
+
+/// Takes the body away and leaves its length: hyper does this for HEAD of HTTP/1 alone.
+pub(super) fn headers_alone(response: &mut Response<Reply>) {
+    if let Some(length) = response.body().size_hint().exact() {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    *response.body_mut() = whole(Bytes::new());
 }
 
 /// So many bytes of the pattern, with their length.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{HeaderMap, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -138,7 +138,7 @@ impl Misbehaviour {
 async fn answer(app: &App, request: Request<Incoming>, peer: std::net::SocketAddr) -> Response<Reply> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    let response = match path.as_str() {
+    let mut response = match path.as_str() {
         "/health" => text(200, "ok\n"),
         "/metrics" => text(200, &metrics(app)),
         "/echo" => echo(&parts, body).await,
@@ -162,6 +162,9 @@ async fn answer(app: &App, request: Request<Incoming>, peer: std::net::SocketAdd
             }
         },
     };
+    if parts.method == Method::HEAD && parts.version == Version::HTTP_2 {
+        replies::headers_alone(&mut response);
+    }
     let status = response.status().as_u16();
     *app.counts.borrow_mut().entry((path, status)).or_default() += 1;
     response
