@@ -27,7 +27,10 @@ const ROUNDS: usize = 5;
 const WORKERS: usize = 2;
 
 fn main() {
-    let rounds = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let rounds = std::env::var("ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(ROUNDS);
     // The pods' users can read it: only /tmp is a pod's own.
     let dir = tempfile::Builder::new()
         .prefix("lab-bench-")

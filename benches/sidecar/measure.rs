@@ -71,11 +71,13 @@ impl Measured {
     fn load(&mut self, load: &str, kind: &str, printed: &str) -> f64 {
         let after = |mark: &str| {
             let rest = printed.split_once(mark).map(|(_, rest)| rest);
-            rest.and_then(|rest| rest.split_whitespace().next()).unwrap_or_default()
+            rest.and_then(|rest| rest.split_whitespace().next())
+                .unwrap_or_default()
         };
         let before = |mark: &str| {
             let rest = printed.split_once(mark).map(|(rest, _)| rest);
-            rest.and_then(|rest| rest.split_whitespace().last()).unwrap_or_default()
+            rest.and_then(|rest| rest.split_whitespace().last())
+                .unwrap_or_default()
         };
         if printed.contains("finished in") {
             let rate: f64 = before(" req/s").parse().expect("h2load tells its rate");
@@ -129,8 +131,14 @@ fn processes(printed: &str) -> BTreeMap<&'static str, Process> {
     let mut kinds = BTreeMap::new();
     let mut found: BTreeMap<&'static str, Process> = BTreeMap::new();
     for line in printed.lines() {
-        let Some((path, rest)) = line.split_once(':') else { continue };
-        let pid = path.trim_start_matches("/proc/").split('/').next().unwrap_or_default();
+        let Some((path, rest)) = line.split_once(':') else {
+            continue;
+        };
+        let pid = path
+            .trim_start_matches("/proc/")
+            .split('/')
+            .next()
+            .unwrap_or_default();
         if let Some((head, fields)) = rest.rsplit_once(") ") {
             let kind = match head.split_once('(').map(|(_, name)| name) {
                 Some("data-plane") => "builtin",
@@ -138,7 +146,12 @@ fn processes(printed: &str) -> BTreeMap<&'static str, Process> {
                 _ => continue,
             };
             let fields: Vec<&str> = fields.split(' ').collect();
-            let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+            let ticks = |index: usize| {
+                fields
+                    .get(index)
+                    .and_then(|text| text.parse::<f64>().ok())
+                    .unwrap_or_default()
+            };
             kinds.insert(pid, kind);
             found.entry(kind).or_default().ticks += ticks(11) + ticks(12);
         } else if let (Some(kind), Some(size)) = (kinds.get(pid), rest.strip_prefix("VmRSS:")) {

@@ -52,9 +52,7 @@ fn nginx_conf(root: &Path) -> String {
 }
 
 fn text(nginx: &Path, rounds: usize, workers: usize) -> String {
-    let mut text = format!(
-        "name: sidecar\nmesh: {{concurrency: {workers}, accessLogFile: ''}}\nservices:\n"
-    );
+    let mut text = format!("name: sidecar\nmesh: {{concurrency: {workers}, accessLogFile: ''}}\nservices:\n");
     let mut line = |line: String| writeln!(text, "{line}").expect("a String takes every write");
     for kind in KINDS {
         line(format!(
@@ -98,8 +96,12 @@ fn text(nginx: &Path, rounds: usize, workers: usize) -> String {
             }
         }
         for kind in &KINDS[1..] {
-            line(format!("  - {{name: 'kill {kind}', kill: {{pod: {kind}-v1, process: sidecar}}}}"));
-            line(format!("  - {{name: 'ready {kind}', wait: {{ready: {kind}-v1, timeout: 20s}}}}"));
+            line(format!(
+                "  - {{name: 'kill {kind}', kill: {{pod: {kind}-v1, process: sidecar}}}}"
+            ));
+            line(format!(
+                "  - {{name: 'ready {kind}', wait: {{ready: {kind}-v1, timeout: 20s}}}}"
+            ));
         }
     }
     text

@@ -42,23 +42,98 @@ const fn added(what: &'static str, load: &'static str, figure: Figure, limit: Li
 const ROWS: [Row; 19] = [
     row("requests/s, 1 connection", "c1", Figure::Rate, Limit::None),
     row("requests/s, 16 connections", "c16", Figure::Rate, Limit::None),
-    row("requests/s, 64 connections", "c64", Figure::Rate, Limit::AtLeast(1.5)),
+    row(
+        "requests/s, 64 connections",
+        "c64",
+        Figure::Rate,
+        Limit::AtLeast(1.5),
+    ),
     row("requests/s, 256 connections", "c256", Figure::Rate, Limit::None),
-    added("added p50 latency, 1 connection, us", "c1", Figure::P50, Limit::AtMost(0.7)),
-    added("added p99 latency, 1 connection, us", "c1", Figure::P99, Limit::None),
-    added("added p50 latency, 64 connections, us", "c64", Figure::P50, Limit::None),
-    added("added p99 latency, 64 connections, us", "c64", Figure::P99, Limit::None),
-    row("new connections/s, 64 at a time", "new", Figure::Rate, Limit::AtLeast(1.5)),
-    row("requests/s, HTTP/2, 16 x 10 streams", "h2", Figure::Rate, Limit::None),
-    row("100 MB bodies by HTTP, MB/s", "long", Figure::Throughput, Limit::AtLeast(1.0)),
-    row("100 MB bodies by TCP, MB/s", "tcp", Figure::Throughput, Limit::AtLeast(1.0)),
-    row("CPU of a request, 1 connection, us", "c1", Figure::Cpu, Limit::None),
-    row("CPU of a request, 64 connections, us", "c64", Figure::Cpu, Limit::None),
+    added(
+        "added p50 latency, 1 connection, us",
+        "c1",
+        Figure::P50,
+        Limit::AtMost(0.7),
+    ),
+    added(
+        "added p99 latency, 1 connection, us",
+        "c1",
+        Figure::P99,
+        Limit::None,
+    ),
+    added(
+        "added p50 latency, 64 connections, us",
+        "c64",
+        Figure::P50,
+        Limit::None,
+    ),
+    added(
+        "added p99 latency, 64 connections, us",
+        "c64",
+        Figure::P99,
+        Limit::None,
+    ),
+    row(
+        "new connections/s, 64 at a time",
+        "new",
+        Figure::Rate,
+        Limit::AtLeast(1.5),
+    ),
+    row(
+        "requests/s, HTTP/2, 16 x 10 streams",
+        "h2",
+        Figure::Rate,
+        Limit::None,
+    ),
+    row(
+        "100 MB bodies by HTTP, MB/s",
+        "long",
+        Figure::Throughput,
+        Limit::AtLeast(1.0),
+    ),
+    row(
+        "100 MB bodies by TCP, MB/s",
+        "tcp",
+        Figure::Throughput,
+        Limit::AtLeast(1.0),
+    ),
+    row(
+        "CPU of a request, 1 connection, us",
+        "c1",
+        Figure::Cpu,
+        Limit::None,
+    ),
+    row(
+        "CPU of a request, 64 connections, us",
+        "c64",
+        Figure::Cpu,
+        Limit::None,
+    ),
     row("CPU of a new connection, us", "new", Figure::Cpu, Limit::None),
-    row("resident memory, idle, MB", "idle", Figure::Resident, Limit::AtMost(0.125)),
-    row("resident memory, 64 connections, MB", "c64", Figure::Resident, Limit::AtMost(0.125)),
-    row("resident memory, 256 connections, MB", "c256", Figure::Resident, Limit::None),
-    row("kill to ready again, ms", "restart", Figure::Restart, Limit::AtMost(0.2)),
+    row(
+        "resident memory, idle, MB",
+        "idle",
+        Figure::Resident,
+        Limit::AtMost(0.125),
+    ),
+    row(
+        "resident memory, 64 connections, MB",
+        "c64",
+        Figure::Resident,
+        Limit::AtMost(0.125),
+    ),
+    row(
+        "resident memory, 256 connections, MB",
+        "c256",
+        Figure::Resident,
+        Limit::None,
+    ),
+    row(
+        "kill to ready again, ms",
+        "restart",
+        Figure::Restart,
+        Limit::AtMost(0.2),
+    ),
 ];
 
 /// The whole table.
@@ -68,7 +143,11 @@ pub(crate) fn render(measured: &Measured) -> String {
         "", "none", "built-in", "Envoy", "built-in/Envoy"
     );
     for row in &ROWS {
-        let get = |kind| measured.median(row.load, kind, row.figure).map(|value| scaled(row.figure, value));
+        let get = |kind| {
+            measured
+                .median(row.load, kind, row.figure)
+                .map(|value| scaled(row.figure, value))
+        };
         let (none, builtin, envoy) = (get("none"), get("builtin"), get("envoy"));
         let base = if row.added { none.unwrap_or_default() } else { 0.0 };
         let (builtin, envoy) = (builtin.map(|it| it - base), envoy.map(|it| it - base));

@@ -236,11 +236,7 @@ async fn inspect(
             match detect::look(prefix, for_tls, for_http) {
                 Seen::More => {
                     if fill(stream, prefix).await? == 0 {
-                        return Ok::<_, io::Error>(if prefix.is_empty() {
-                            None
-                        } else {
-                            Some(Seen::Other)
-                        });
+                        return Ok::<_, io::Error>(None);
                     }
                 }
                 seen => return Ok(Some(seen)),

@@ -24,6 +24,10 @@ pub(crate) enum Ended {
     Client,
     /// The host broke off.
     Host,
+    /// The client reset the connection.
+    ClientReset,
+    /// The host reset the connection.
+    HostReset,
 }
 
 /// What passed.
@@ -62,13 +66,31 @@ pub(crate) async fn both_ways(
     let up = async { one_way(&client, &host, &mut to_host).await };
     let down = async { one_way(&host, &client, &mut to_client).await };
     let ended = tokio::try_join!(
-        async { up.await.map_err(|broke| broke.side(Ended::Client, Ended::Host)) },
-        async { down.await.map_err(|broke| broke.side(Ended::Host, Ended::Client)) },
+        async {
+            up.await
+                .map_err(|broke| broke.side(Ended::Client, Ended::Host, Ended::ClientReset))
+        },
+        async {
+            down.await
+                .map_err(|broke| broke.side(Ended::Host, Ended::Client, Ended::HostReset))
+        },
     );
     passed.to_host += to_host;
     passed.to_client += to_client;
     passed.ended = ended.map_or_else(|side| side, |_both| Ended::Both);
+    // A reset is passed on as one.
+    match passed.ended {
+        Ended::HostReset => reset(&client),
+        Ended::ClientReset => reset(&host),
+        Ended::Both | Ended::Client | Ended::Host => {}
+    }
     passed
+}
+
+/// Makes the close of this connection a reset (socket(7), `SO_LINGER`).
+pub(crate) fn reset(stream: &TcpStream) {
+    // A connection that is gone needs none.
+    drop(socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)));
 }
 
 fn length(bytes: &BytesMut) -> u64 {
@@ -79,13 +101,24 @@ fn length(bytes: &BytesMut) -> u64 {
 enum Broke {
     Reading,
     Writing,
+    /// The end that is read sent a reset.
+    Reset,
 }
 
 impl Broke {
-    const fn side(self, reading: Ended, writing: Ended) -> Ended {
+    fn reading(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::ConnectionReset {
+            Self::Reset
+        } else {
+            Self::Reading
+        }
+    }
+
+    const fn side(self, reading: Ended, writing: Ended, reset: Ended) -> Ended {
         match self {
             Self::Reading => reading,
             Self::Writing => writing,
+            Self::Reset => reset,
         }
     }
 }
@@ -121,7 +154,7 @@ async fn copied(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> Result<Pac
                 buffer = None;
                 continue;
             }
-            Err(_) => return Err(Broke::Reading),
+            Err(error) => return Err(Broke::reading(&error)),
         };
         let mut rest = &room[..taken];
         while !rest.is_empty() {
@@ -146,7 +179,7 @@ async fn spliced(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> Result<()
         let taken = from
             .async_io(Interest::READABLE, || transfer(from, &pipe_in, ROOM))
             .await
-            .map_err(|_error| Broke::Reading)?;
+            .map_err(|error| Broke::reading(&error))?;
         if taken == 0 {
             return Ok(());
         }

@@ -100,7 +100,7 @@ async fn pass(
     let Some(host) = cluster.choose(downstream.local(), &[]) else {
         cluster.stats.cx_none_healthy.inc();
         outcome.flags.set(Flags::NO_HEALTHY_UPSTREAM);
-        // Dropping it sends a FIN, or an RST if the client has sent what nobody read: so does Envoy.
+        refuse(&client, &prefix);
         return outcome;
     };
     outcome.host = Some(host.address);
@@ -112,14 +112,29 @@ async fn pass(
             outcome.flags.set(Flags::UPSTREAM_CONNECTION_FAILURE);
             outcome.flags.set(Flags::RETRY_LIMIT_EXCEEDED_TCP);
             outcome.transport_reason = error.transport_reason();
+            refuse(&client, &prefix);
             return outcome;
         }
     };
     (outcome.local, outcome.upstream_id) = (Some(link.local), Some(link.id));
     let passed = splice::both_ways(client, prefix, upstream, BytesMut::new()).await;
     (outcome.received, outcome.sent) = (passed.to_host, passed.to_client);
-    if passed.ended == Ended::Client {
-        outcome.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
+    match passed.ended {
+        Ended::Client => outcome.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION),
+        Ended::ClientReset => outcome.flags.set(Flags::DOWNSTREAM_REMOTE_RESET),
+        Ended::HostReset => outcome.flags.set(Flags::UPSTREAM_REMOTE_RESET),
+        Ended::Both | Ended::Host => {}
     }
     outcome
+}
+
+/// Ends a client's connection as Envoy does: by a reset if a listener filter looked at its first bytes (it only peeks, so
+/// they are unread), else by a FIN, whatever came.
+fn refuse(client: &TcpStream, prefix: &[u8]) {
+    if !prefix.is_empty() {
+        splice::reset(client);
+        return;
+    }
+    let mut waste = [0; 4096];
+    while matches!(client.try_read(&mut waste), Ok(1..)) {}
 }

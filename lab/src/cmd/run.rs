@@ -522,6 +522,13 @@ fn write_outputs(outputs: &[Output], reports: &[ScenarioReport], detail: Detail)
 /// A reader never sees half a report: it is written beside the file and put in its place.
 fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write as _;
+    // A device or a pipe is written to; putting a file in its place would change the machine.
+    if std::fs::metadata(file).is_ok_and(|about| !about.is_file()) {
+        return std::fs::OpenOptions::new()
+            .write(true)
+            .open(file)?
+            .write_all(text.as_bytes());
+    }
     let dir = file
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())

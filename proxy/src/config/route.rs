@@ -304,20 +304,12 @@ impl PathMatch {
 
 impl HeaderMatch {
     fn matches(&self, path: &str, method: &str, authority: &str, headers: &HeaderMap) -> bool {
-        let joined;
         let value = match self.name.as_str() {
             ":path" => Some(path),
             ":method" => Some(method),
             ":authority" => Some(authority),
-            name => {
-                let values: Vec<&str> = headers
-                    .get_all(name)
-                    .iter()
-                    .filter_map(|value| value.to_str().ok())
-                    .collect();
-                joined = values.join(",");
-                (!values.is_empty()).then_some(joined.as_str())
-            }
+            // The first value of several, as Envoy takes it.
+            name => headers.get(name).and_then(|value| value.to_str().ok()),
         };
         let holds = match (&self.wanted, value) {
             (Wanted::Present(present), value) => value.is_some() == *present,

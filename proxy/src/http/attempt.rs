@@ -61,6 +61,8 @@ pub(super) enum Failure {
     ClientGone,
     /// The client's body is malformed.
     ClientMalformed,
+    /// The host does not change the protocol, and answers so.
+    NotUpgraded(StatusCode),
 }
 
 /// What became of a try that got an answer.
@@ -123,13 +125,18 @@ async fn connecting<T>(
     body: &mut RequestBody<'_>,
     connect: impl Future<Output = Result<T, ConnectError>>,
 ) -> Result<T, Failure> {
-    if !body.is_whole() {
-        return connect.await.map_err(Failure::Connect);
-    }
-    tokio::select! {
-        biased;
-        made = connect => made.map_err(Failure::Connect),
-        why = watch(request, body) => Err(why),
+    if body.is_whole() {
+        tokio::select! {
+            biased;
+            made = connect => made.map_err(Failure::Connect),
+            why = watch(request, body) => Err(why),
+        }
+    } else {
+        tokio::select! {
+            biased;
+            made = connect => made.map_err(Failure::Connect),
+            broken = body.read_ahead() => Err(broken.into()),
+        }
     }
 }
 
@@ -221,16 +228,12 @@ async fn over_http1(
         input,
         decoder: Decoder::new(response.framing),
     };
-    let passed = relay(
-        request,
-        response.head,
-        response.framing,
-        &mut answer,
-        client,
-        info,
-        upload,
-    )
-    .await?;
+    let head = Head {
+        head: response.head,
+        framing: response.framing,
+        is_early: !sent.get(),
+    };
+    let passed = relay(request, head, &mut answer, client, info, upload).await?;
     Ok(match passed {
         false => Exchanged::BrokeOff,
         true if upgraded => Exchanged::Upgraded,
@@ -295,7 +298,13 @@ async fn response_http1(
             continue;
         }
         if !matches!(fill(read, input).await, Ok(1..)) {
-            return Err(Failure::Terminated);
+            // Half a head is no HTTP.
+            let begun = !input.is_empty();
+            return Err(if begun {
+                Failure::Garbage
+            } else {
+                Failure::Terminated
+            });
         }
     }
 }
@@ -358,7 +367,12 @@ async fn over_http2(
     };
     let framing = http2_framing(&head, &incoming, request.head.method == Method::HEAD);
     let mut answer = ResponseBody::<tokio::io::Empty>::Http2(incoming);
-    let passed = relay(request, head, framing, &mut answer, client, info, upload).await?;
+    let head = Head {
+        head,
+        framing,
+        is_early: !sent.get(),
+    };
+    let passed = relay(request, head, &mut answer, client, info, upload).await?;
     Ok(if passed {
         Answered::Whole {
             leftover: !sent.get(),
@@ -408,18 +422,39 @@ fn http2_request(head: &RequestHead, body: Fed) -> Option<http::Request<Fed>> {
     Some(request)
 }
 
+/// The head of an answer that is passed on.
+struct Head {
+    head: ResponseHead,
+    framing: Framing,
+    /// It came before all of the request had gone.
+    is_early: bool,
+}
+
 /// Passes an answer on; false if it broke off. `upload` goes on beside it.
 async fn relay<R: AsyncRead + Unpin>(
     request: &Request<'_>,
-    mut head: ResponseHead,
-    framing: Framing,
+    head: Head,
     answer: &mut ResponseBody<'_, R>,
     client: &mut Client<'_>,
     info: &mut StreamInfo,
     mut upload: Pin<&mut impl Future<Output = Result<Failure, Failure>>>,
 ) -> Result<bool, Failure> {
+    let Head {
+        mut head,
+        framing,
+        is_early,
+    } = head;
     let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    headers::to_downstream(request.config, &mut head.headers, info.since_sent(), upgraded);
+    if request.upgrade && !upgraded {
+        return Err(Failure::NotUpgraded(head.status));
+    }
+    // A request that has not gone whole, or never will, has no time that the host took.
+    let took = (!is_early && !upgraded).then(|| info.since_sent());
+    headers::to_downstream(request.config, &mut head.headers, took, upgraded);
+    if is_early && let Client::Http1(client) = client {
+        // What follows of the body cannot be told from a new request.
+        client.close = true;
+    }
     info.status = head.status.as_u16();
     info.details = "via_upstream".into();
     client.push_head(&head, framing);
@@ -437,7 +472,10 @@ async fn relay<R: AsyncRead + Unpin>(
         Ok(()) => Ok(true),
         Err(Cut::Client | Cut::Failed(Failure::ClientGone)) => Err(Failure::ClientGone),
         Err(Cut::Host(broke)) => {
-            info.broke_off(broke);
+            if broke == Broke::Malformed {
+                client.drop_unsent();
+            }
+            info.broke_off();
             Ok(false)
         }
         Err(Cut::Failed(Failure::TimedOut)) => {
@@ -493,7 +531,7 @@ pub(super) fn count(host: &Host, result: &Result<Answered, Failure>, status: u16
     match result {
         Ok(_) if status < 500 => more(&host.rq_success),
         Err(Failure::TimedOut) => more(&host.rq_timeout),
-        Err(Failure::ClientGone | Failure::ClientMalformed) => {}
+        Err(Failure::ClientGone | Failure::ClientMalformed | Failure::NotUpgraded(_)) => {}
         Ok(_) | Err(_) => more(&host.rq_error),
     }
 }

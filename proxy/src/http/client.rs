@@ -46,6 +46,8 @@ pub(super) struct Http1Client<'a> {
     pub close: bool,
     /// How the response's body ends.
     framing: Framing,
+    /// How much of what is gathered is the response's head.
+    head: usize,
 }
 
 /// A client's stream of an HTTP/2 connection.
@@ -70,6 +72,7 @@ impl<'a> Http1Client<'a> {
             to_head,
             close,
             framing: Framing::None,
+            head: 0,
         }
     }
 }
@@ -136,11 +139,20 @@ impl Client<'_> {
                     framing
                 };
                 encode::response(client.out, head, client.framing, client.to_head, client.close);
+                client.head = client.out.len();
             }
             Self::Http2(client) => client.ends = framing == Framing::None,
         }
         if let Self::Http2(client) = self {
             client.send_head(head);
+        }
+    }
+
+    /// True if the response says that the connection is closed after it.
+    pub(super) const fn closes(&self) -> bool {
+        match self {
+            Self::Http1(client) => client.close,
+            Self::Http2(_) => false,
         }
     }
 
@@ -184,10 +196,21 @@ impl Client<'_> {
         }
     }
 
+    /// Forgets what was gathered of the body.
+    pub(super) fn drop_unsent(&mut self) {
+        match self {
+            Self::Http1(client) => client.out.truncate(client.head),
+            Self::Http2(client) => client.pending.clear(),
+        }
+    }
+
     /// Sends what was gathered.
     pub(super) async fn flush(&mut self) -> Result<(), Gone> {
         match self {
-            Self::Http1(client) => write_out(client.write, client.out).await.map_err(|_error| Gone),
+            Self::Http1(client) => {
+                client.head = 0;
+                write_out(client.write, client.out).await.map_err(|_error| Gone)
+            }
             Self::Http2(client) => client.flush().await,
         }
     }

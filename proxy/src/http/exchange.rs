@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use super::attempt::{self, Answered, Failure, Request};
 use super::client::Client;
 use super::head::RequestHead;
-use super::headers;
+use super::headers::{self, Upgrade};
 use super::local_reply::{self, Asked};
 use super::request_body::RequestBody;
 use super::stream_info::StreamInfo;
@@ -62,7 +62,13 @@ pub(super) async fn exchange(
     let asked = Asked::by(&head.method, &head.headers);
     let routed = route(connection, config, &mut head, &mut info);
     let answered = match routed {
-        Routed::Local(status, text) => local(config, asked, status, &text, &mut info, client, body).await,
+        Routed::Local(status, text) => {
+            match local(config, asked, status, &text, &mut info, client, body).await {
+                // Envoy does not take a request for over that no filter has read to its end.
+                Fate::GoesOn if client.closes() => Fate::Closes,
+                fate => fate,
+            }
+        }
         Routed::To(to) => forward(connection, config, &to, &mut head, asked, &mut info, body, client).await,
     };
     count(&stats, info.status);
@@ -89,6 +95,8 @@ enum Routed {
 }
 
 struct Destination {
+    /// The protocol that the client asks for.
+    upgrade: Option<HeaderValue>,
     table: Rc<RouteTable>,
     host: usize,
     route: usize,
@@ -115,6 +123,11 @@ fn route(
     if config.normalize_path && !headers::normalize(&mut head.path) {
         return local(info, StatusCode::BAD_REQUEST, "path_normalization_failed");
     }
+    let upgrade = match headers::upgrade(config, &head.headers) {
+        Upgrade::No => None,
+        Upgrade::To(protocol) => Some(protocol),
+        Upgrade::Refused => return local(info, StatusCode::FORBIDDEN, "upgrade_failed"),
+    };
     let table = match &config.routes {
         Routes::Inline(table) => Some(Rc::clone(table)),
         Routes::Rds(name) => connection.proxy.route_table(name),
@@ -147,6 +160,7 @@ fn route(
                 return local(info, StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found");
             };
             Routed::To(Destination {
+                upgrade,
                 table,
                 host,
                 route,
@@ -164,8 +178,9 @@ async fn local(
     text: &str,
     info: &mut StreamInfo,
     client: &mut Client<'_>,
-    body: &RequestBody<'_>,
+    body: &mut RequestBody<'_>,
 ) -> Fate {
+    body.take_what_is_there();
     let whole = body.is_whole();
     if !whole && let Client::Http1(client) = client {
         // What follows of the body cannot be told from a new request.
@@ -199,7 +214,8 @@ async fn forward(
         return Fate::BreaksOff;
     };
     let counts_attempts = to.table.counts_attempts(to.host);
-    let upgrade = headers::to_upstream(config, &mut head.headers);
+    headers::to_upstream(&mut head.headers, to.upgrade.as_ref());
+    let upgrade = to.upgrade.is_some();
     let answered = tries(
         connection,
         config,
@@ -227,6 +243,16 @@ async fn forward(
         Err(Failure::ClientGone) => {
             info.client_gone();
             Fate::BreaksOff
+        }
+        Err(Failure::NotUpgraded(status)) => {
+            info.details = "websocket_handshake_unsuccessful".into();
+            if let Client::Http1(client) = client {
+                client.close = true;
+            }
+            match local(config, asked, status, "", info, client, body).await {
+                Fate::BreaksOff => Fate::BreaksOff,
+                _ => Fate::Closes,
+            }
         }
         Err(failure) => {
             let retry = action.retry.as_ref();
@@ -258,9 +284,6 @@ async fn tries(
     let cluster = &*to.cluster;
     let retry = action.retry.as_ref();
     let most = retry.map_or(0, |retry| retry.attempts);
-    if most > 0 {
-        body.keep();
-    }
     let deadline = Cell::new(None);
     let mut tried: Vec<SocketAddr> = Vec::new();
     info.goes_upstream();
@@ -300,7 +323,13 @@ async fn tries(
         }
         let failure = match result {
             Ok(Answered::Again) => None,
-            Ok(answered) => return Ok(answered),
+            Ok(answered) => {
+                let wanted = retry.is_some_and(|retry| retry.on_status(info.status));
+                if wanted && most > 0 && !left {
+                    info.flags.set(Flags::RETRY_LIMIT_EXCEEDED_HTTP);
+                }
+                return Ok(answered);
+            }
             Err(failure) => Some(failure),
         };
         if matches!(failure, Some(Failure::TimedOut)) {
@@ -325,7 +354,11 @@ const fn wants_again(retry: &Retry, failure: &Failure) -> bool {
     match failure {
         Failure::Connect(_) => retry.connect_failure,
         Failure::Terminated | Failure::Garbage => retry.reset,
-        Failure::NoHost | Failure::TimedOut | Failure::ClientGone | Failure::ClientMalformed => false,
+        Failure::NoHost
+        | Failure::TimedOut
+        | Failure::ClientGone
+        | Failure::ClientMalformed
+        | Failure::NotUpgraded(_) => false,
     }
 }
 
@@ -356,7 +389,7 @@ impl Reply {
                 let (flag, body) = (Flags::UPSTREAM_REQUEST_TIMEOUT, "upstream request timeout");
                 return plain(StatusCode::GATEWAY_TIMEOUT, flag, body, "response_timeout");
             }
-            Failure::ClientMalformed | Failure::ClientGone => {
+            Failure::ClientMalformed | Failure::ClientGone | Failure::NotUpgraded(_) => {
                 let flag = Flags::DOWNSTREAM_PROTOCOL_ERROR;
                 return plain(StatusCode::BAD_REQUEST, flag, "Bad Request", "http1.codec_error");
             }

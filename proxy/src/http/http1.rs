@@ -67,7 +67,10 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
             Fate::BreaksOff => {
                 // What was gathered of the answer still goes out.
                 drop(write_out(&mut write, &mut out).await);
-                return linger(&read).await;
+                if !closes {
+                    linger(&read).await;
+                }
+                return;
             }
             Fate::Upgraded(host, unlogged) => {
                 return tunnel::run(connection, config, (read, write), buffer, *host, *unlogged).await;

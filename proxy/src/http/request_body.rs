@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -40,11 +41,16 @@ pub(super) enum Broken {
 pub(super) struct RequestBody<'a> {
     source: Source<'a>,
     /// Bytes that came.
-    pub received: u64,
-    kept: Option<Vec<Piece>>,
+    pub(super) received: u64,
+    /// What came and may be needed: again, or for the first time.
+    kept: Vec<Piece>,
     kept_bytes: usize,
+    /// The next of what is kept.
     next_kept: usize,
-    is_over: bool,
+    /// All that came is kept.
+    can_rewind: bool,
+    /// How it ended.
+    end: Option<Result<(), Broken>>,
 }
 
 enum Source<'a> {
@@ -92,10 +98,11 @@ impl<'a> RequestBody<'a> {
         Self {
             source,
             received: 0,
-            kept: None,
+            kept: Vec::new(),
             kept_bytes: 0,
             next_kept: 0,
-            is_over: false,
+            can_rewind: true,
+            end: None,
         }
     }
 
@@ -106,51 +113,79 @@ impl<'a> RequestBody<'a> {
         }
     }
 
-    /// Keeps what comes, so that it can be sent again.
-    pub(super) fn keep(&mut self) {
-        self.kept.get_or_insert_default();
-    }
-
     /// Goes back to the beginning; false if that is not kept.
-    pub(super) fn rewind(&mut self) -> bool {
-        self.next_kept = 0;
-        self.kept.is_some() || (self.received == 0 && !self.is_over) || self.framing() == Framing::None
+    pub(super) const fn rewind(&mut self) -> bool {
+        if self.can_rewind {
+            self.next_kept = 0;
+        }
+        self.can_rewind
     }
 
     /// True if all of it was read.
     pub(super) fn is_whole(&self) -> bool {
         match &self.source {
             Source::Http1 { decoder, .. } => decoder.is_done(),
-            Source::Http2 { .. } => self.is_over,
+            Source::Http2 { .. } => self.end == Some(Ok(())) || self.framing() == Framing::None,
         }
     }
 
     /// The next piece; none at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Piece>, Broken> {
-        if let Some(piece) = self.kept.as_ref().and_then(|kept| kept.get(self.next_kept)) {
-            self.next_kept += 1;
-            return Ok(Some(piece.clone()));
+        if self.next_kept == self.kept.len() && !self.take_in().await {
+            return self.end.unwrap_or(Ok(())).map(|()| None);
         }
-        let piece = self.source.next().await?;
-        match &piece {
-            None => self.is_over = true,
-            Some(piece) => self.note(piece),
+        let piece = self.kept[self.next_kept].clone();
+        self.next_kept += 1;
+        if !self.can_rewind {
+            self.kept.drain(..std::mem::take(&mut self.next_kept));
         }
-        Ok(piece)
+        Ok(Some(piece))
     }
 
-    fn note(&mut self, piece: &Piece) {
-        if let Piece::Data(bytes) = piece {
+    /// Takes one piece in from the client; false at the end.
+    async fn take_in(&mut self) -> bool {
+        if self.end.is_some() {
+            return false;
+        }
+        let piece = match self.source.next().await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => {
+                self.end = Some(Ok(()));
+                return false;
+            }
+            Err(broken) => {
+                self.end = Some(Err(broken));
+                return false;
+            }
+        };
+        if let Piece::Data(bytes) = &piece {
             self.received += u64::try_from(bytes.len()).unwrap_or(0);
             self.kept_bytes += bytes.len();
         }
-        if self.kept_bytes > MOST_KEPT {
-            self.kept = None;
+        if self.kept_bytes > MOST_KEPT && self.can_rewind {
+            self.can_rewind = false;
+            self.kept.drain(..std::mem::take(&mut self.next_kept));
         }
-        if let Some(kept) = &mut self.kept {
-            kept.push(piece.clone());
-            self.next_kept = kept.len();
+        self.kept.push(piece);
+        true
+    }
+
+    /// Reads ahead as far as is kept; ends when the client breaks off.
+    pub(super) async fn read_ahead(&mut self) -> Broken {
+        while self.can_rewind && self.take_in().await {}
+        match self.end {
+            Some(Err(broken)) => broken,
+            Some(Ok(())) => {
+                self.gone().await;
+                Broken::Gone
+            }
+            None => std::future::pending().await,
         }
+    }
+
+    /// Takes in what has come already.
+    pub(super) fn take_what_is_there(&mut self) {
+        while self.can_rewind && self.take_in().now_or_never() == Some(true) {}
     }
 
     /// Ends when the client goes away. What it sends meanwhile is kept for later. To be called once the body is whole.

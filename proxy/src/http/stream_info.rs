@@ -8,7 +8,6 @@ use http::HeaderMap;
 
 use super::Connection;
 use super::head::RequestHead;
-use super::response_body::Broke;
 use crate::access_log::{Flags, Record};
 use crate::config::listener::HttpConfig;
 
@@ -84,13 +83,9 @@ impl StreamInfo {
     }
 
     /// The host broke off after the answer had begun.
-    pub(super) fn broke_off(&mut self, broke: Broke) {
-        let (flag, reason) = match broke {
-            Broke::Early | Broke::Malformed => (Flags::UPSTREAM_PROTOCOL_ERROR, "protocol_error"),
-            Broke::Reset => (Flags::UPSTREAM_CONNECTION_TERMINATION, "connection_termination"),
-        };
-        self.flags.set(flag);
-        self.details = format!("upstream_reset_after_response_started{{{reason}}}").into();
+    pub(super) fn broke_off(&mut self) {
+        self.flags.set(Flags::UPSTREAM_PROTOCOL_ERROR);
+        self.details = "upstream_reset_after_response_started{protocol_error}".into();
     }
 
     /// The client went away.
@@ -111,7 +106,7 @@ impl StreamInfo {
             start: self.start,
             duration: self.clock.elapsed(),
             method: request.map(|it| it.method.as_str()),
-            path: request.map(|it| it.path.as_str()),
+            path: request.map(|it| it.path.as_str()).filter(|it| !it.is_empty()),
             protocol: Some(request.map_or("HTTP/1.1", RequestHead::protocol)),
             authority: request.and_then(|it| it.authority.as_deref()),
             request_headers: request.map(|it| &it.headers),

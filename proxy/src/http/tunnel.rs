@@ -6,7 +6,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use super::Connection;
 use super::exchange::Unlogged;
 use crate::config::listener::HttpConfig;
-use crate::splice;
+use crate::splice::{self, Ended};
 use crate::upstream::host::Http1;
 
 /// Passes bytes between client and host until both have ended, and logs it.
@@ -28,5 +28,9 @@ pub(super) async fn run(
     let passed = splice::both_ways(client, ahead, stream, input).await;
     drop(link);
     info.sent += passed.to_client;
+    match passed.ended {
+        Ended::Both | Ended::Client | Ended::ClientReset => info.client_gone(),
+        Ended::Host | Ended::HostReset => info.broke_off(),
+    }
     info.log(connection, config, Some(&head), passed.to_host);
 }

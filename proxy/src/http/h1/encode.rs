@@ -55,7 +55,7 @@ pub fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
         line(out, &header::HOST, authority.as_bytes());
     }
     lines(out, &head.headers, framing);
-    let may_have_a_body = !matches!(head.method.as_str(), "GET" | "HEAD" | "CONNECT");
+    let may_have_a_body = !matches!(head.method.as_str(), "GET" | "HEAD" | "CONNECT" | "TRACE");
     framing_lines(
         out,
         &head.headers,
