@@ -101,7 +101,11 @@ impl Sockets {
         remote: SocketAddr,
     ) -> Result<Option<Owner>, netlink::Error> {
         let found = match protocol {
-            Protocol::Tcp => self.exact(local, remote)?.filter(|found| found.state != LISTEN),
+            // A socket that was closed meanwhile has no inode, and in TIME_WAIT no user either: the kernel says 0
+            // (`inet_twsk_diag_fill`). Whose it was it does not tell.
+            Protocol::Tcp => self
+                .exact(local, remote)?
+                .filter(|found| found.state != LISTEN && found.inode != 0),
             Protocol::Udp => self.datagram(local)?,
         };
         Ok(found.and_then(|found| self.owner(found)))
