@@ -26,7 +26,7 @@ pub(super) const LOGS: Duration = Duration::from_secs(3);
 const QUIET: Duration = Duration::from_millis(150);
 
 /// The longest body that a report shows.
-const LONGEST_SHOWN: usize = 16 << 10;
+const LONGEST_SHOWN: usize = 128 << 10;
 
 /// What was seen of a request, and what the kernel and the proxies reported.
 pub(super) struct Answer {
