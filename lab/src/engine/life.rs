@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::lab::Lab;
 use super::logs::{self, Stream};
-use super::state::Running;
+use super::state::{Admin, Running};
 use crate::app::wire::{AppEvent, AppSpec};
 use crate::plan::{ISTIOD, ISTIOD_XDS_PORT, PROXY_USER};
 use crate::scenario::model::{ContainerId, Gate, PodId, ProcessName, ProxyKind, Target, Workload};
@@ -34,6 +34,7 @@ enum AgentEvent {
     },
     Ready,
     Unready,
+    Silent,
     DataPlaneExited {
         status: String,
     },
@@ -175,14 +176,14 @@ async fn listen_to_agent(lab: &Rc<Lab>, id: PodId, events: OwnedFd) {
             lab.watched
                 .change(|state| state.pod_mut(id).data_plane = Running::As(pid));
         }
-        AgentEvent::Ready => lab.watched.change(|state| state.pod_mut(id).sidecar_ready = true),
-        AgentEvent::Unready => lab
-            .watched
-            .change(|state| state.pod_mut(id).sidecar_ready = false),
-        AgentEvent::DataPlaneExited { status } => lab.watched.change(|state| {
-            let pod = state.pod_mut(id);
-            (pod.data_plane, pod.sidecar_ready) = (Running::Ended(status), false);
-        }),
+        AgentEvent::Ready => answers(lab, id, Admin::Answers, true),
+        AgentEvent::Unready => answers(lab, id, Admin::Answers, false),
+        AgentEvent::Silent => answers(lab, id, Admin::Silent, false),
+        AgentEvent::DataPlaneExited { status } => {
+            answers(lab, id, Admin::Silent, false);
+            lab.watched
+                .change(|state| state.pod_mut(id).data_plane = Running::Ended(status));
+        }
         AgentEvent::Other => {}
     });
     if let Err(error) = heard.await {
@@ -191,6 +192,14 @@ async fn listen_to_agent(lab: &Rc<Lab>, id: PodId, events: OwnedFd) {
             lab.plan.pod(id).name
         ));
     }
+}
+
+/// What the data plane does on its admin port, and whether it is ready.
+fn answers(lab: &Lab, id: PodId, admin: Admin, ready: bool) {
+    lab.watched.change(|state| {
+        let pod = state.pod_mut(id);
+        (pod.admin, pod.sidecar_ready) = (admin, ready);
+    });
 }
 
 async fn start_container(lab: &Rc<Lab>, id: PodId, container: ContainerId) {
@@ -342,7 +351,8 @@ fn own(lab: &Rc<Lab>, id: PodId, name: ProcessName, mut process: Process) {
                 }
                 ProcessName::Agent => {
                     // The data plane dies with its agent (PDEATHSIG).
-                    (pod.agent, pod.agent_listening, pod.sidecar_ready) = (how.clone(), false, false);
+                    (pod.agent, pod.agent_listening) = (how.clone(), false);
+                    (pod.admin, pod.sidecar_ready) = (Admin::Silent, false);
                     pod.data_plane = how;
                 }
                 ProcessName::Sidecar => pod.data_plane = how,

@@ -23,7 +23,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::LocalSet;
 
 use crate::causes::causes as chain;
-use crate::report::{LabError, RunEvent, ScenarioReport};
+use crate::report::{LabError, Outcome, RunEvent, ScenarioReport};
 use crate::scenario;
 use crate::world::entry;
 use wire::RunRequest;
@@ -169,7 +169,11 @@ async fn run_steps(
                 name: step.name.clone(),
             })
             .await;
-        let ended = steps::run(&lab, step, true).await;
+        let mut ended = steps::run(&lab, step, true).await;
+        if ended.result != Outcome::Pass {
+            // What a sidecar refused may be why.
+            ended.notes.extend(lab.nacks.borrow().iter().cloned());
+        }
         events
             .send(&RunEvent::StepEnded {
                 step: Box::new(ended.clone()),

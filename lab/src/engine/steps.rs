@@ -160,7 +160,8 @@ async fn settle(lab: &Lab, pod: PodId) -> Result<(), String> {
         )
         .await
         .map_err(|error| error.to_string())?;
-    lab.settled_mesh(SETTLE).await
+    lab.settled_mesh(SETTLE).await?;
+    lab.accepted()
 }
 
 async fn start(lab: &Rc<Lab>, target: Target) -> Result<Done, String> {

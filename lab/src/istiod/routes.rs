@@ -207,21 +207,23 @@ fn destination(registry: &Registry, destination: &Destination, asked: &Port) -> 
     outbound_cluster(port, subset, &destination.service)
 }
 
-#[expect(
-    deprecated,
-    reason = "Istio sets this field, and what replaces it changes what `timeout` means"
-)]
 fn forward(cluster: ClusterSpecifier, timeout: Option<Duration>, attempts: u32) -> RouteAction {
     let timeout = timeout.map_or_else(no_limit, duration);
-    RouteAction {
+    let mut action = RouteAction {
         timeout: Some(timeout),
-        // gRPC clients say their own limit; it may be no longer than the route's. Istio sets this old field: with
-        // `max_stream_duration` Envoy takes no notice of `timeout` (`FilterUtility::finalTimeout`).
-        max_grpc_timeout: Some(timeout),
         retry_policy: retries::outbound(attempts),
         cluster_specifier: Some(cluster),
         ..RouteAction::default()
+    };
+    #[expect(
+        deprecated,
+        reason = "Istio's: beside `max_stream_duration` Envoy takes no notice of `timeout`"
+    )]
+    {
+        // gRPC clients say their own limit; it may be no longer than the route's.
+        action.max_grpc_timeout = Some(timeout);
     }
+    action
 }
 
 /// What happens to requests for hosts that no service has.

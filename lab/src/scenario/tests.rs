@@ -1,9 +1,11 @@
 //! Whole files: what is read of good ones, what is said of bad ones.
 
+use super::model::ProxyKind;
 use super::*;
 
 const GOOD: &str = r#"
 name: good
+mesh: {proxy: envoy, concurrency: 2}
 services:
   - {name: web, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp-x, port: 81}]}
 destinationRules:
@@ -16,6 +18,7 @@ pods:
     labels: {app: web, version: v1}
     annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: "3306"}
     hold: [sidecar, web.listen]
+    proxy: builtin
     containers:
       - {name: web, app: {http: 8080, calls: ["http://other:80/"]}, securityContext: {runAsUser: 5}}
       - {name: helper, command: [sleep, "1"]}
@@ -38,10 +41,19 @@ fn a_good_file_is_read_whole() {
     assert_eq!(scenario.pods[0].hold.len(), 2);
     let options = &scenario.pods[0].sidecar.as_ref().unwrap().interception;
     assert_eq!(options.exclude_outbound_ports.len(), 1);
+    let proxies = scenario
+        .pods
+        .iter()
+        .map(|pod| pod.sidecar.as_ref().map(|it| it.proxy));
+    assert_eq!(proxies.collect::<Vec<_>>(), [Some(ProxyKind::Builtin), None]);
+    assert_eq!(
+        (scenario.mesh.proxy, scenario.mesh.concurrency.get()),
+        (ProxyKind::Envoy, 2)
+    );
     assert_eq!(scenario.services[0].ports[0].target_port.get(), 8080);
     assert_eq!(scenario.steps.len(), 4);
     assert_eq!(scenario.steps[1].name, "step 2");
-    assert_eq!(scenario.steps[0].location.line, 20);
+    assert_eq!(scenario.steps[0].location.line, 22);
 }
 
 /// Replaces a part of the good file, and wants this said, at this line.
@@ -66,6 +78,9 @@ fn refused(part: &str, by: &str, wanted: &str) {
 fn each_mistake_is_told_at_its_place() {
     refused("name: web, ports", "name: web, pots", "did you mean `ports`?");
     refused("name: http, port: 80,", "name: http, port: 0,", "1 to 65535");
+    refused("{proxy: envoy,", "{proxy: envoi,", "did you mean `envoy`?");
+    refused("proxy: builtin", "proxy: nginx", "is none of: builtin, envoy");
+    refused("concurrency: 2", "concurrency: 0", "worker threads, from 1");
     refused("host: web, subsets", "host: wep, subsets", "did you mean `web`?");
     refused("subset: v1}}]", "subset: v9}}]", "has no subset `v9`");
     refused("timeout: 500ms}]", "timeout: 500}]", "is not a duration");

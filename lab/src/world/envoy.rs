@@ -236,3 +236,163 @@ fn version_in(text: &str) -> Option<String> {
         .starts_with(|first: char| first.is_ascii_digit())
         .then(|| version.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    /// A machine's file system, as far as this module looks at it.
+    struct Machine(tempfile::TempDir);
+
+    impl Machine {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().canonicalize().unwrap().join(name)
+        }
+
+        fn file(&self, name: &str, content: &[u8], mode: u32) -> PathBuf {
+            let path = self.path(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        }
+
+        fn elf(&self, name: &str) -> PathBuf {
+            self.file(name, b"\x7fELF\x02\x01", 0o755)
+        }
+
+        fn script(&self, name: &str) -> PathBuf {
+            self.file(name, b"#!/usr/bin/python3\n", 0o755)
+        }
+
+        /// Looks for Envoy with these directories on PATH, and these that may have Python packages.
+        fn look(&self, path: &[&str], prefixes: &[&str]) -> Result<Candidate, Missing> {
+            let dirs = |names: &[&str]| names.iter().map(|name| self.path(name)).collect();
+            look(&Places {
+                path: dirs(path),
+                prefixes: dirs(prefixes),
+                ..Places::default()
+            })
+        }
+    }
+
+    #[test]
+    fn what_is_named_comes_first() {
+        let machine = Machine::new();
+        let [option, variable, _] = ["a/envoy-1", "b/envoy-2", "bin/envoy"].map(|name| machine.elf(name));
+        let mut places = Places {
+            option: Some(option.clone()),
+            variable: Some(variable.clone()),
+            path: vec![machine.path("bin")],
+            prefixes: Vec::new(),
+        };
+        assert_eq!(look(&places).unwrap().path, option);
+        places.option = None;
+        assert_eq!(look(&places).unwrap().path, variable);
+        places.variable = None;
+        assert_eq!(look(&places).unwrap().path, machine.path("bin/envoy"));
+    }
+
+    #[test]
+    fn a_script_of_pips_leads_to_the_program() {
+        let machine = Machine::new();
+        machine.script("venv/bin/envoy");
+        let program = machine.elf("venv/lib/python3.11/site-packages/envoy/_bin/envoy");
+        let found = machine.look(&["venv/bin"], &[]).unwrap();
+        assert_eq!(
+            (found.path, found.named_by),
+            (program, "behind the script on PATH")
+        );
+    }
+
+    #[test]
+    fn a_shim_of_pyenvs_leads_to_the_program() {
+        let machine = Machine::new();
+        machine.script("pyenv/shims/envoy");
+        fs::create_dir_all(machine.path("pyenv/versions/3.9.1/lib/python3.9/site-packages")).unwrap();
+        let program = machine.elf("pyenv/versions/3.11.7/lib/python3.11/site-packages/envoy/_bin/envoy");
+        assert_eq!(machine.look(&["pyenv/shims"], &[]).unwrap().path, program);
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_passed_over() {
+        let machine = Machine::new();
+        machine.script("one/bin/envoy");
+        let program = machine.elf("two/bin/envoy");
+        let found = machine.look(&["nowhere", "one/bin", "two/bin"], &[]).unwrap();
+        assert_eq!(found.path, program);
+    }
+
+    #[test]
+    fn packages_are_found_without_their_script() {
+        let machine = Machine::new();
+        machine.elf("usr/lib/python3.9/dist-packages/envoy/_bin/envoy");
+        let program = machine.elf("home/.local/lib/python3.12/site-packages/envoy/_bin/envoy");
+        let found = machine.look(&["bin"], &["home/.local", "usr"]).unwrap();
+        assert_eq!(found.path, program);
+        assert_eq!(machine.look(&["bin"], &["local"]), Err(Missing::Nowhere));
+    }
+
+    #[test]
+    fn a_link_is_followed_to_the_file() {
+        let machine = Machine::new();
+        let program = machine.elf("opt/envoy-1.40");
+        fs::create_dir(machine.path("bin")).unwrap();
+        symlink(&program, machine.path("bin/envoy")).unwrap();
+        assert_eq!(machine.look(&["bin"], &[]).unwrap().path, program);
+    }
+
+    #[track_caller]
+    fn unfit(path: &Path, wanted: &str) {
+        let said = fit(path, "--envoy-bin").unwrap_err().to_string();
+        let begins = format!("{} (--envoy-bin): ", path.display());
+        assert!(said.starts_with(&begins) && said.contains(wanted), "{said}");
+    }
+
+    #[test]
+    fn a_named_file_that_is_unfit_is_told_and_why() {
+        let machine = Machine::new();
+        unfit(&machine.path("nowhere"), "No such file");
+        unfit(&machine.file("text", b"hello", 0o755), "is no ELF program");
+        unfit(
+            &machine.file("shut", b"\x7fELF", 0o744),
+            "(mode 0744, their user is 1337): `chmod",
+        );
+        let program = machine.elf("venv/lib/python3.11/site-packages/envoy/_bin/envoy");
+        let behind = format!("the program behind this script is {}", program.display());
+        unfit(&machine.script("venv/bin/envoy"), &behind);
+    }
+
+    #[test]
+    fn the_version_is_read_of_envoys_own_words() {
+        let said = "\n/opt/envoy  version: 9e5580933739/1.40.0/Clean/RELEASE/BoringSSL\n\n";
+        assert_eq!(version_in(said).as_deref(), Some("1.40.0"));
+        let dev = "envoy  version: 0123/1.41.0-dev/Modified/DEBUG/BoringSSL";
+        assert_eq!(version_in(dev).as_deref(), Some("1.41.0-dev"));
+        for other in [
+            "",
+            "ls (GNU coreutils) 9.1",
+            "git version: unknown",
+            "version: a/b/c",
+        ] {
+            assert_eq!(version_in(other), None, "{other}");
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_no_envoy_says_what_it_says() {
+        let said = version(Path::new("/proc/self/exe")).await.unwrap_err();
+        assert!(
+            said.starts_with("is not Envoy: to `--version` it says: "),
+            "{said}"
+        );
+        let said = version(Path::new("/nowhere")).await.unwrap_err();
+        assert!(said.starts_with("cannot be executed: No such file"), "{said}");
+    }
+}

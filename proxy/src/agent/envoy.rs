@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::bootstrap::Bootstrap;
 
 /// How often Envoy writes its access log out, in milliseconds: a path is joined by its lines. Its own is 10 s.
-const FLUSH: &str = "5";
+const FLUSH: &str = "10";
 
 /// An Envoy that can be started. Its bootstrap is removed with this value.
 #[derive(Debug)]

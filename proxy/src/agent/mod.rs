@@ -6,6 +6,7 @@ mod health;
 mod relay;
 mod supervise;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -42,13 +43,30 @@ pub enum Error {
     Bootstrap(#[source] std::io::Error),
 }
 
+/// Which data plane there is: the how manieth, and whether it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Life {
+    number: u64,
+    runs: bool,
+}
+
+impl Shared {
+    /// A data plane starts or has ended.
+    pub(crate) fn turn(&self, runs: bool) {
+        let number = self.life.get().number + u64::from(runs);
+        self.life.set(Life { number, runs });
+        self.moved.send_modify(|count| *count += 1);
+    }
+}
+
 /// What the parts of an agent share.
 pub(crate) struct Shared {
     pub(crate) args: AgentArgs,
     pub(crate) events: Events,
     /// What is the data plane, if it is not this program.
     pub(crate) envoy: Option<Envoy>,
-    /// Rung when something passed the relay after which the data plane may have become ready.
+    pub(crate) life: Cell<Life>,
+    /// Rung when the data plane starts or ends, and when something passed the relay after which it may be ready.
     pub(crate) moved: watch::Sender<u64>,
     /// True once the agent is to end.
     pub(crate) quit: watch::Sender<bool>,
@@ -73,6 +91,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
         args,
         events,
         envoy,
+        life: Cell::new(Life::default()),
         moved: watch::Sender::new(0),
         quit: watch::Sender::new(false),
     });

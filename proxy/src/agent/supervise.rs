@@ -35,6 +35,7 @@ pub(super) async fn run(
     let mut pause = Duration::ZERO;
     loop {
         let mut child = start(shared, &exec)?;
+        shared.turn(true);
         let started = Instant::now();
         shared
             .events
@@ -46,10 +47,10 @@ pub(super) async fn run(
                     (false, Duration::ZERO) => FIRST_PAUSE,
                     (false, pause) => (pause * 2).min(LONGEST_PAUSE),
                 };
+                shared.turn(false);
                 let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 let restart_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 shared.events.tell(&json!({ "event": "data-plane-exited", "status": status, "restart_in_ms": restart_in_ms }));
-                shared.moved.send_modify(|count| *count += 1);
             }
             () = &mut stop => return end(&mut child).await,
         }

@@ -21,10 +21,14 @@ impl Bootstrap {
         json!({
             "node": self.envoy_node(),
             "admin": { "address": socket(self.admin) },
-            "layered_runtime": { "layers": [{ "name": "global config", "static_layer": {
-                // Istio's value for "no limit": without one Envoy warns.
-                "overload.global_downstream_max_connections": "2147483647",
-            } }] },
+            // Istio's value for "no limit": without one Envoy warns.
+            "overload_manager": { "resource_monitors": [{
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                    "max_active_downstream_connections": 2_147_483_647_u32,
+                },
+            }] },
             "dynamic_resources": {
                 "lds_config": ads,
                 "cds_config": ads,
@@ -129,4 +133,94 @@ fn log(listener: &str) -> Value {
             "log_format": { "json_format": fields },
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
+    use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+    use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+    use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
+    use envoy_types::pb::google::protobuf::value::Kind;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn bootstrap() -> Value {
+        Bootstrap::istio("sidecar~10.244.0.7~web-v1.default~default.svc.cluster.local").envoy_json()
+    }
+
+    #[test]
+    fn it_says_who_it_is_and_where_xds_is() {
+        let json = bootstrap();
+        assert_eq!(
+            json["node"]["id"],
+            "sidecar~10.244.0.7~web-v1.default~default.svc.cluster.local"
+        );
+        assert_eq!(json["node"]["cluster"], "web-v1.default");
+        let metadata = &json["node"]["metadata"];
+        assert_eq!(
+            (&metadata["NAME"], &metadata["NAMESPACE"]),
+            (&json!("web-v1"), &json!("default"))
+        );
+        assert_eq!(metadata["INSTANCE_IPS"], "10.244.0.7");
+        for kind in ["lds_config", "cds_config"] {
+            // As long as it takes: a held gate is no error.
+            assert_eq!(json["dynamic_resources"][kind]["initial_fetch_timeout"], "0s");
+        }
+        let service = &json["dynamic_resources"]["ads_config"]["grpc_services"][0]["envoy_grpc"];
+        let xds = &json["static_resources"]["clusters"][2];
+        assert_eq!(service["cluster_name"], xds["name"]);
+        assert_eq!(
+            xds["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"],
+            json!({ "address": "127.0.0.1", "port_value": 15010 })
+        );
+    }
+
+    /// What both kinds of data plane have, by name: where it is and what it leads to.
+    #[test]
+    fn static_parts_are_those_of_the_built_in_data_plane() {
+        let json = bootstrap();
+        let names = |kind: &str| -> BTreeSet<String> {
+            let all = json["static_resources"][kind].as_array().unwrap();
+            all.iter()
+                .map(|it| it["name"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        let built_in = Bootstrap::istio("sidecar~10.244.0.7~web-v1.default~default.svc.cluster.local");
+        let mut clusters: BTreeSet<String> = built_in.clusters().into_iter().map(|it| it.name).collect();
+        clusters.insert(XDS.to_owned());
+        assert_eq!(names("clusters"), clusters);
+        let listeners: BTreeSet<String> = built_in.listeners().into_iter().map(|it| it.name).collect();
+        assert_eq!(names("listeners"), listeners);
+    }
+
+    #[test]
+    fn the_access_log_has_the_same_keys_and_operators() {
+        let Some(ConfigType::TypedConfig(any)) = super::super::json_log("health").config_type else {
+            panic!("no typed config");
+        };
+        let file = FileAccessLog::decode(any.value.as_slice()).unwrap();
+        let Some(AccessLogFormat::LogFormat(format)) = file.access_log_format else {
+            panic!("no log format");
+        };
+        let Some(Format::JsonFormat(built_in)) = format.format else {
+            panic!("no JSON");
+        };
+        let built_in: BTreeMap<String, String> = built_in
+            .fields
+            .into_iter()
+            .map(|(key, value)| match value.kind {
+                Some(Kind::StringValue(text)) => (key, text),
+                other => panic!("{key}: {other:?}"),
+            })
+            .collect();
+        let log = log("health");
+        let envoys = &log["typed_config"]["log_format"]["json_format"];
+        let envoys: BTreeMap<String, String> = serde_json::from_value(envoys.clone()).unwrap();
+        assert_eq!(envoys, built_in);
+        assert_eq!(log["typed_config"]["path"], file.path);
+    }
 }
