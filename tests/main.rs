@@ -15,6 +15,7 @@ mod exit_codes;
 mod failures;
 mod host_untouched;
 mod pods;
+mod raw;
 mod scenarios;
 mod tidy;
 mod usage;

@@ -70,16 +70,12 @@ pub(crate) fn summary(outcomes: &[(&Case, Outcome)]) -> String {
     text
 }
 
-fn file_of(case: &Case) -> &str {
-    case.name.split('/').next().unwrap_or_default()
-}
-
 fn by_file<'a>(
     outcomes: &'a [(&'a Case, Outcome)],
 ) -> impl Iterator<Item = (&'a str, &'a [(&'a Case, Outcome)])> {
     outcomes
-        .chunk_by(|(a, _), (b, _)| file_of(a) == file_of(b))
-        .map(|of_file| (file_of(of_file[0].0), of_file))
+        .chunk_by(|(a, _), (b, _)| a.file() == b.file())
+        .map(|of_file| (of_file[0].0.file(), of_file))
 }
 
 /// `docs/conformance.md` says what was just seen, or is written if `BLESS` is set.
@@ -87,6 +83,7 @@ pub(crate) fn hold_document(outcomes: &[(&Case, Outcome)]) {
     let path = root().join("docs/conformance.md");
     let made = document(outcomes);
     if std::env::var_os("BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, made).unwrap();
         return;
     }

@@ -48,6 +48,8 @@ pub(crate) fn view(url: &str, body: &str) -> Option<String> {
         ("server_info" | "memory", _) => Some(keys(body)),
         ("config_dump", _) => Some(kinds(body)),
         ("clusters", "") => Some(shapes(body)),
+        // What follows is the list of all pages.
+        ("nothing", _) => Some(body.lines().next().unwrap_or_default().to_owned()),
         (_, "format=json") => Some(paths(body)),
         _ => None,
     }

@@ -25,8 +25,8 @@ pub(super) const LOGS: Duration = Duration::from_secs(3);
 /// How long nothing must be logged until all is taken for logged, where it is not known how many lines there will be.
 const QUIET: Duration = Duration::from_millis(150);
 
-/// The longest body that a report shows.
-const LONGEST_SHOWN: usize = 16 << 10;
+/// The longest body that a report shows; the client keeps no more.
+const LONGEST_SHOWN: u64 = 1 << 20;
 
 /// What was seen of a request, and what the kernel and the proxies reported.
 pub(super) struct Answer {
@@ -92,7 +92,7 @@ fn told(result: wire::Result, collected: &Collected) -> AnswerReport {
     AnswerReport {
         error: result.error,
         headers: result.headers,
-        body: (result.body.len() <= LONGEST_SHOWN).then_some(result.body),
+        body: (result.body_length <= LONGEST_SHOWN).then_some(result.body),
         body_length: result.body_length,
         body_sha256: result.body_sha256,
         trailers: result.trailers,

@@ -1,6 +1,9 @@
 //! Whole files: what is read of good ones, what is said of bad ones.
 
 use super::model::ProxyKind;
+use std::time::Duration;
+
+use super::model::{Action, Body, Piece, Read, Request, RequestKind, Then, Workload};
 use super::*;
 
 const GOOD: &str = r#"
@@ -191,14 +194,107 @@ steps: [{exec: {from: web, command: ['true']}}]
 
 #[test]
 fn shipped_scenarios_have_no_mistakes() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut number = 0;
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let (_, loaded) = load(&entry.unwrap().path()).unwrap_or_else(|error| panic!("{}", error.render()));
-        assert_eq!(loaded.warnings, []);
-        number += 1;
+    for dir in ["scenarios", "tests/conformance/cases"] {
+        for entry in std::fs::read_dir(root.join(dir)).unwrap() {
+            let (_, loaded) =
+                load(&entry.unwrap().path()).unwrap_or_else(|error| panic!("{}", error.render()));
+            assert_eq!(loaded.warnings, []);
+            number += 1;
+        }
     }
-    assert!(number >= 3);
+    assert!(number >= 15);
+}
+
+const RAW: &str = r#"
+services: [{name: hand, ports: [{name: http, port: 80}]}]
+pods:
+  - name: hand
+    containers:
+      - {name: hand, app: {rawHttp: 80, routes: {/x: {raw: ["HTTP/1.1 200 OK\r\n\r\n", {bytes: 5}], then: reset, early: true}}}}
+  - {name: client, containers: [{name: client}]}
+steps:
+  - request: {from: client, tcp: "hand:80", send: ["a\r\n", {hex: "0d 0A"}, {bytes: 7}, {await: ok}, {pause: 20ms}], halfClose: true, read: end, slowly: {bytes: 10, every: 1ms}}
+  - request: {from: client, url: "http://hand/", method: POST, bodyBytes: 100, chunked: true, trailers: {x-t: v}}
+"#;
+
+#[test]
+fn raw_exchanges_and_answers_are_read_whole() {
+    let loaded = parse("raw.yaml", RAW).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));
+    let steps = &loaded.scenario.steps;
+    let Action::Request(Request {
+        kind: RequestKind::Tcp { exchange, .. },
+        ..
+    }) = &steps[0].action
+    else {
+        panic!("{:?}", steps[0]);
+    };
+    let pieces = [
+        Piece::Text("a\r\n".to_owned()),
+        Piece::Raw(vec![13, 10]),
+        Piece::Generated(7),
+        Piece::Await("ok".to_owned()),
+        Piece::Pause(Duration::from_millis(20)),
+    ];
+    assert_eq!(exchange.send, pieces);
+    assert!(exchange.half_close && exchange.read == Read::End && exchange.slowly.is_some());
+    let Action::Request(Request {
+        kind:
+            RequestKind::Http {
+                body,
+                chunked,
+                trailers,
+                ..
+            },
+        ..
+    }) = &steps[1].action
+    else {
+        panic!("{:?}", steps[1]);
+    };
+    assert_eq!((body, *chunked, trailers.len()), (&Body::Generated(100), true, 1));
+    let Workload::App(app) = &loaded.scenario.pods[0].containers[0].workload else {
+        panic!("no app");
+    };
+    let raw = app.routes["/x"].raw.as_ref().unwrap();
+    assert_eq!((raw.pieces.len(), raw.then, raw.early), (2, Then::Reset, true));
+}
+
+#[test]
+fn mistakes_in_raw_exchanges_are_told() {
+    for (part, by, wanted) in [
+        (
+            "{hex: \"0d 0A\"}",
+            "{hex: \"0d 0\"}",
+            "is no bytes in hexadecimal",
+        ),
+        ("{bytes: 7}", "{bytes: x}", "write a number of bytes"),
+        ("{await: ok}", "{awate: ok}", "did you mean `await`?"),
+        ("{pause: 20ms}", "{pause: 20}", "is not a duration"),
+        ("{bytes: 7}", "{bytes: 7, hex: \"00\"}", "a piece is one thing"),
+        ("read: end", "read: all", "is none of: first, end, nothing"),
+        ("slowly: {bytes: 10,", "slowly: {bytes: 0,", "a pace needs"),
+        (
+            "bodyBytes: 100,",
+            "bodyBytes: 100, body: x,",
+            "both `body` and `bodyBytes`",
+        ),
+        ("then: reset,", "then: leave,", "is none of: keep, close, reset"),
+        ("{bytes: 5}]", "{await: x}]", "an answer that awaits something"),
+        ("rawHttp: 80,", "http: 80,", "unknown field `raw`"),
+        (
+            "{raw: [\"HTTP/1.1 200 OK\\r\\n\\r\\n\", {bytes: 5}],",
+            "{",
+            "a route of `rawHttp` without `raw`",
+        ),
+    ] {
+        assert!(RAW.contains(part), "{part}");
+        let said = match parse("x.yaml", &RAW.replacen(part, by, 1)) {
+            Ok(_) => panic!("`{by}` was taken"),
+            Err(mistakes) => anstream::adapter::strip_str(&mistakes.render()).to_string(),
+        };
+        assert!(said.contains(wanted), "no `{wanted}` in\n{said}");
+    }
 }
 
 proptest::proptest! {
