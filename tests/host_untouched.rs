@@ -100,7 +100,7 @@ fn interrupted_while_it_does_not_listen() {
     assert!(lines.map(|line| line.unwrap()).any(|line| line.contains("up in")));
     let below = descendants(child.id());
     let world = below[0];
-    kill(nix::unistd::Pid::from_raw(world), Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(world), Signal::SIGSTOP).unwrap();
     kill(pid(&child), Signal::SIGINT).unwrap();
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(130), "{status}");

@@ -85,6 +85,27 @@ fn unknown_options_and_steps_are_usage() {
     assert!(ended.stderr.contains("steps are:"), "{}", ended.stderr);
 }
 
+/// A pipe or a device stays what it is.
+#[test]
+fn a_report_is_written_into_what_is_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read_to_string(pipe).unwrap()
+    });
+    let quiet = "name: x\npods: [{name: a, sidecar: false, containers: [{name: a}]}]\n\
+                 steps: [{name: s, exec: {from: a, command: ['true']}}]\n";
+    Lab::scenario(quiet)
+        .arg(&format!("--output=json={}", pipe.display()))
+        .status(0);
+    let document: serde_json::Value = serde_json::from_str(&reader.join().unwrap()).unwrap();
+    assert_eq!(document["version"], 1);
+    let kind = std::fs::metadata(&pipe).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&kind));
+}
+
 #[test]
 fn help_and_version_are_no_failure() {
     assert!(Lab::new("--help").status(0).stdout.contains("Usage:"));

@@ -498,6 +498,7 @@ impl Proxy {
         }
         if first && self.state.get() != ServerState::Draining {
             self.state.set(ServerState::Live);
+            crate::sys::give_back_code();
             self.stats.gauge("server.live").set(1);
             log("all dependencies initialized. starting workers");
         }

@@ -66,6 +66,7 @@ pub async fn serve(
         attempts: 1,
         downstream_local_address: downstream.local(),
         downstream_remote_address: downstream.client,
+        downstream_direct_remote_address: downstream.client,
         connection_id: id,
         route_name: None,
         filter_chain_name: Some(&chain.name),

@@ -11,6 +11,7 @@ use super::lab::{Lab, role_of};
 use super::request::{self, Answer};
 use super::state::Running;
 use super::{life, mesh, reports};
+use crate::client::content::Content;
 use crate::observe::ObservedLeg;
 use crate::report::{AnswerReport, StepReport};
 use crate::scenario::model::{Action, Actor, Event, Gate, PodId, ProcessName, Step, Target};
@@ -306,11 +307,24 @@ async fn exec(lab: &Rc<Lab>, from: &Actor, command: &[String], limit: Duration) 
         ..Seen::default()
     };
     let mut done = Done::of(seen, Vec::new());
+    done.answer = Some(printed(&output));
     if !words.is_empty() {
         done.notes
             .push(String::from_utf8_lossy(&words).trim_end().to_owned());
     }
     Ok(done)
+}
+
+/// What a program printed, for programs that read the report.
+fn printed(output: &[u8]) -> AnswerReport {
+    let mut content = Content::default();
+    content.push(output);
+    AnswerReport {
+        body: Some(String::from_utf8_lossy(content.kept()).into_owned()),
+        body_length: content.length(),
+        body_sha256: content.sha256(),
+        ..AnswerReport::default()
+    }
 }
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;

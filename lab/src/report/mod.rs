@@ -95,7 +95,7 @@ pub struct StepReport {
 }
 
 /// What a request got, whole, and what the sidecars along its way logged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AnswerReport {
     /// Words for an outcome other than `ok`.
     pub error: Option<String>,

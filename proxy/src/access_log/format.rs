@@ -347,9 +347,8 @@ fn plain_value<'a>(plain: Plain, record: &'a Record<'_>) -> Value<'a> {
             .map_or(Value::Missing, Value::Number),
         Plain::UpstreamRequestAttemptCount => Value::Number(record.attempts.into()),
         Plain::DownstreamLocalAddress => address(Some(record.downstream_local_address)),
-        Plain::DownstreamRemoteAddress | Plain::DownstreamDirectRemoteAddress => {
-            address(Some(record.downstream_remote_address))
-        }
+        Plain::DownstreamRemoteAddress => address(Some(record.downstream_remote_address)),
+        Plain::DownstreamDirectRemoteAddress => address(Some(record.downstream_direct_remote_address)),
         Plain::ConnectionId => Value::Number(record.connection_id),
         Plain::RouteName => text(record.route_name),
         Plain::FilterChainName => text(record.filter_chain_name),

@@ -61,6 +61,8 @@ pub struct Record<'a> {
     pub downstream_local_address: SocketAddr,
     /// The client.
     pub downstream_remote_address: SocketAddr,
+    /// The other end of the connection.
+    pub downstream_direct_remote_address: SocketAddr,
     /// The number of the client's connection.
     pub connection_id: u64,
     /// The route.

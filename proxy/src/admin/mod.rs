@@ -3,12 +3,13 @@
 mod dump;
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::data_plane::{Proxy, ServerState};
+use crate::http::h1::encode::date;
 use crate::stats::prometheus;
 
 /// Paths, in the order of the list that an unknown path gets.
@@ -59,31 +61,47 @@ pub async fn serve(proxy: Rc<Proxy>, socket: TcpListener, quit: watch::Sender<bo
     }
 }
 
-fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+/// A page, whose length is not told: Envoy sends its pages in chunks.
+struct Page(Option<Bytes>);
+
+impl Body for Page {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Page> {
+    let mut response = Response::new(Page(Some(Bytes::from(body))));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    response
-        .headers_mut()
-        .insert(header::SERVER, header::HeaderValue::from_static("envoy"));
+    let fixed = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-cache, max-age=0"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    let headers = response.headers_mut();
+    for (name, value) in fixed {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert(header::DATE, date());
+    headers.insert(header::SERVER, HeaderValue::from_static("envoy"));
     response
 }
 
-fn plain(body: impl Into<String>) -> Response<Full<Bytes>> {
+fn plain(body: impl Into<String>) -> Response<Page> {
     text(StatusCode::OK, "text/plain; charset=UTF-8", body.into())
 }
 
-fn json(body: &serde_json::Value) -> Response<Full<Bytes>> {
+fn json(body: &serde_json::Value) -> Response<Page> {
     text(StatusCode::OK, "application/json", format!("{body:#}\n"))
 }
 
-fn answer(
-    proxy: &Rc<Proxy>,
-    quit: &watch::Sender<bool>,
-    request: &Request<Incoming>,
-) -> Response<Full<Bytes>> {
+fn answer(proxy: &Rc<Proxy>, quit: &watch::Sender<bool>, request: &Request<Incoming>) -> Response<Page> {
     let query = request.uri().query().unwrap_or_default();
     let wants = |word: &str| query.split('&').any(|part| part == word);
     match request.uri().path() {
@@ -106,7 +124,7 @@ fn answer(
         "/stats" => plain(proxy.stats.text()),
         "/stats/prometheus" => text(
             StatusCode::OK,
-            "text/plain; version=0.0.4",
+            "text/plain; charset=UTF-8",
             prometheus::render(&proxy.stats),
         ),
         "/clusters" if wants("format=json") => json(&dump::clusters_json(proxy)),

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher}
 use http::HeaderMap;
 use regex::Regex;
 
-use super::{Refused, choose_by_weight, limit};
+use super::{Refused, choose_by_weight, duration, limit};
 
 /// A route configuration.
 #[derive(Debug)]
@@ -109,6 +109,8 @@ pub struct Forward {
     clusters: Vec<(String, u32)>,
     /// The limit of a whole request.
     pub timeout: Option<Duration>,
+    /// The longest limit that a gRPC client may set, zero = any; none = it may set none.
+    pub max_grpc_timeout: Option<Duration>,
     /// When and how often it is tried again.
     pub retry: Option<Retry>,
 }
@@ -482,9 +484,12 @@ fn forward(
         Some(DEFAULT_TIMEOUT)
     };
     let retry = action.retry_policy.as_ref().or(default).map(retry);
+    #[expect(deprecated, reason = "Istio sets this field")]
+    let max_grpc_timeout = duration(action.max_grpc_timeout.as_ref());
     Ok(Forward {
         clusters,
         timeout,
+        max_grpc_timeout,
         retry,
     })
 }

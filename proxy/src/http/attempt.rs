@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Frame};
@@ -212,7 +212,7 @@ async fn over_http1(
     let mut upload = pin!(upload);
     let to_head = request.head.method == Method::HEAD;
     let response = {
-        let mut response = pin!(response_http1(&mut read, input, to_head, request.upgrade));
+        let mut response = pin!(response_http1(&mut read, input, to_head));
         tokio::select! {
             biased;
             why = upload.as_mut() => return Err(why.unwrap_or_else(|why| why)),
@@ -222,7 +222,7 @@ async fn over_http1(
     if again(response.head.status) {
         return Ok(Exchanged::Again);
     }
-    let upgraded = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let upgraded = request.upgrade && response.head.status == StatusCode::SWITCHING_PROTOCOLS;
     let mut answer = ResponseBody::Http1 {
         read,
         input,
@@ -284,14 +284,10 @@ async fn response_http1(
     read: &mut (impl AsyncRead + Unpin),
     input: &mut BytesMut,
     to_head: bool,
-    upgrade: bool,
 ) -> Result<parse::Response, Failure> {
     loop {
         if let Some(response) = parse::response(input, to_head).map_err(|_garbage| Failure::Garbage)? {
             let status = response.head.status;
-            if status == StatusCode::SWITCHING_PROTOCOLS && !upgrade {
-                return Err(Failure::Garbage);
-            }
             if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(response);
             }
@@ -444,7 +440,7 @@ async fn relay<R: AsyncRead + Unpin>(
         framing,
         is_early,
     } = head;
-    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let upgraded = request.upgrade && head.status == StatusCode::SWITCHING_PROTOCOLS;
     if request.upgrade && !upgraded {
         return Err(Failure::NotUpgraded(head.status));
     }
@@ -471,10 +467,7 @@ async fn relay<R: AsyncRead + Unpin>(
     match ended {
         Ok(()) => Ok(true),
         Err(Cut::Client | Cut::Failed(Failure::ClientGone)) => Err(Failure::ClientGone),
-        Err(Cut::Host(broke)) => {
-            if broke == Broke::Malformed {
-                client.drop_unsent();
-            }
+        Err(Cut::Host(_)) => {
             info.broke_off();
             Ok(false)
         }
@@ -499,30 +492,63 @@ async fn pass<R: AsyncRead + Unpin>(
     client: &mut Client<'_>,
     sent: &mut u64,
 ) -> Result<(), Cut> {
-    let mut gathered = 0;
+    let mut batch = Batch::default();
     loop {
-        // What is there already goes out together with what was gathered.
+        // What is there already goes out as one.
         let next = if let Some(next) = answer.next().now_or_never() {
             next
         } else {
-            gathered = 0;
+            batch.push(client, sent).await?;
             client.flush().await.map_err(|_gone| Cut::Client)?;
             answer.next().await
         };
-        match next.map_err(Cut::Host)? {
-            None => return client.finish().await.map_err(|_gone| Cut::Client),
-            Some(piece) => {
-                if let Piece::Data(data) = &piece {
-                    *sent += u64::try_from(data.len()).unwrap_or(0);
-                    gathered += data.len();
-                }
-                client.push(piece).await.map_err(|_gone| Cut::Client)?;
-                if gathered > BACKLOG {
-                    gathered = 0;
-                    client.flush().await.map_err(|_gone| Cut::Client)?;
+        match next {
+            Ok(Some(Piece::Data(data))) => {
+                batch.add(data);
+                if batch.length > BACKLOG {
+                    batch.push(client, sent).await?;
                 }
             }
+            Ok(Some(trailers @ Piece::Trailers(_))) => {
+                batch.push(client, sent).await?;
+                client.push(trailers).await.map_err(|_gone| Cut::Client)?;
+            }
+            Ok(None) => {
+                batch.push(client, sent).await?;
+                return client.finish().await.map_err(|_gone| Cut::Client);
+            }
+            // What came together with what is malformed is not passed on.
+            Err(Broke::Malformed) => return Err(Cut::Host(Broke::Malformed)),
+            Err(broke) => {
+                batch.push(client, sent).await?;
+                return Err(Cut::Host(broke));
+            }
         }
+    }
+}
+
+/// Pieces of a body that came together.
+#[derive(Default)]
+struct Batch {
+    pieces: Vec<Bytes>,
+    length: usize,
+}
+
+impl Batch {
+    fn add(&mut self, data: Bytes) {
+        self.length += data.len();
+        self.pieces.push(data);
+    }
+
+    async fn push(&mut self, client: &mut Client<'_>, sent: &mut u64) -> Result<(), Cut> {
+        let data = match self.pieces.as_mut_slice() {
+            [] => return Ok(()),
+            [one] => std::mem::take(one),
+            several => several.concat().into(),
+        };
+        *sent += u64::try_from(data.len()).unwrap_or(0);
+        (self.length, self.pieces) = (0, Vec::new());
+        client.push(Piece::Data(data)).await.map_err(|_gone| Cut::Client)
     }
 }
 

@@ -46,8 +46,6 @@ pub(super) struct Http1Client<'a> {
     pub close: bool,
     /// How the response's body ends.
     framing: Framing,
-    /// How much of what is gathered is the response's head.
-    head: usize,
 }
 
 /// A client's stream of an HTTP/2 connection.
@@ -72,7 +70,6 @@ impl<'a> Http1Client<'a> {
             to_head,
             close,
             framing: Framing::None,
-            head: 0,
         }
     }
 }
@@ -139,7 +136,6 @@ impl Client<'_> {
                     framing
                 };
                 encode::response(client.out, head, client.framing, client.to_head, client.close);
-                client.head = client.out.len();
             }
             Self::Http2(client) => client.ends = framing == Framing::None,
         }
@@ -196,21 +192,10 @@ impl Client<'_> {
         }
     }
 
-    /// Forgets what was gathered of the body.
-    pub(super) fn drop_unsent(&mut self) {
-        match self {
-            Self::Http1(client) => client.out.truncate(client.head),
-            Self::Http2(client) => client.pending.clear(),
-        }
-    }
-
     /// Sends what was gathered.
     pub(super) async fn flush(&mut self) -> Result<(), Gone> {
         match self {
-            Self::Http1(client) => {
-                client.head = 0;
-                write_out(client.write, client.out).await.map_err(|_error| Gone)
-            }
+            Self::Http1(client) => write_out(client.write, client.out).await.map_err(|_error| Gone),
             Self::Http2(client) => client.flush().await,
         }
     }

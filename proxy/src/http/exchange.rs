@@ -63,6 +63,11 @@ pub(super) async fn exchange(
     let routed = route(connection, config, &mut head, &mut info);
     let answered = match routed {
         Routed::Local(status, text) => {
+            if info.details == "upgrade_failed"
+                && let Client::Http1(client) = client
+            {
+                client.close = true;
+            }
             match local(config, asked, status, &text, &mut info, client, body).await {
                 // Envoy does not take a request for over that no filter has read to its end.
                 Fate::GoesOn if client.closes() => Fate::Closes,
@@ -119,15 +124,11 @@ fn route(
     if head.path == "*" {
         return local(info, StatusCode::NOT_FOUND, "absolute_path_rejected");
     }
-    headers::on_arrival(config, &mut head.headers);
     if config.normalize_path && !headers::normalize(&mut head.path) {
         return local(info, StatusCode::BAD_REQUEST, "path_normalization_failed");
     }
-    let upgrade = match headers::upgrade(config, &head.headers) {
-        Upgrade::No => None,
-        Upgrade::To(protocol) => Some(protocol),
-        Upgrade::Refused => return local(info, StatusCode::FORBIDDEN, "upgrade_failed"),
-    };
+    info.client = headers::forwarded_for(&head.headers);
+    headers::on_arrival(config, &mut head.headers);
     let table = match &config.routes {
         Routes::Inline(table) => Some(Rc::clone(table)),
         Routes::Rds(name) => connection.proxy.route_table(name),
@@ -159,6 +160,11 @@ fn route(
                 info.flags.set(Flags::NO_CLUSTER_FOUND);
                 return local(info, StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found");
             };
+            let upgrade = match headers::upgrade(config, &head.headers) {
+                Upgrade::No => None,
+                Upgrade::To(protocol) => Some(protocol),
+                Upgrade::Refused => return local(info, StatusCode::FORBIDDEN, "upgrade_failed"),
+            };
             Routed::To(Destination {
                 upgrade,
                 table,
@@ -180,7 +186,6 @@ async fn local(
     client: &mut Client<'_>,
     body: &mut RequestBody<'_>,
 ) -> Fate {
-    body.take_what_is_there();
     let whole = body.is_whole();
     if !whole && let Client::Http1(client) = client {
         // What follows of the body cannot be told from a new request.
@@ -255,6 +260,9 @@ async fn forward(
             }
         }
         Err(failure) => {
+            if !matches!(failure, Failure::NoHost) && !head.http2 {
+                body.take_what_is_there();
+            }
             let retry = action.retry.as_ref();
             let reply = Reply::to(&failure, retry, info.attempts);
             info.flags = reply.flags;
@@ -311,7 +319,7 @@ async fn tries(
             cluster,
             head,
             upgrade,
-            timeout: action.timeout,
+            timeout: headers::grpc_timeout(&head.headers, action).unwrap_or(action.timeout),
             deadline: &deadline,
         };
         host.rq_active.set(host.rq_active.get() + 1);

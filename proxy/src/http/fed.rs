@@ -19,6 +19,7 @@ pub struct BrokenOff;
 pub struct Fed {
     pieces: Option<mpsc::Receiver<Piece>>,
     reader: Option<Reader>,
+    is_broken: bool,
 }
 
 /// Tells a [`Gone`] when it is dropped.
@@ -69,6 +70,7 @@ impl Fed {
         Self {
             pieces: None,
             reader: None,
+            is_broken: false,
         }
     }
 
@@ -78,6 +80,7 @@ impl Fed {
         let body = Self {
             pieces: Some(received),
             reader: None,
+            is_broken: false,
         };
         (Feed(pieces), body)
     }
@@ -119,6 +122,11 @@ impl Body for Fed {
             Some(Piece::End) => {
                 self.pieces = None;
                 Poll::Ready(None)
+            }
+            // What was fed before has to be written first: a reset takes with it what is not.
+            None if !std::mem::replace(&mut self.is_broken, true) => {
+                context.waker().wake_by_ref();
+                Poll::Pending
             }
             None => Poll::Ready(Some(Err(BrokenOff))),
         }

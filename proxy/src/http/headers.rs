@@ -1,5 +1,6 @@
 //! What a proxy changes of headers, both ways.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -7,6 +8,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::h1::encode;
 use super::h1::parse::has_token;
 use crate::config::listener::HttpConfig;
+use crate::config::route::Forward;
 
 /// Headers that are for one connection alone (RFC 9110 7.6.1).
 const HOP_BY_HOP: [HeaderName; 5] = [
@@ -19,6 +21,7 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 
 /// The request id that Istio's logs and traces join by.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -43,6 +46,9 @@ pub fn upgrade(config: &HttpConfig, headers: &HeaderMap) -> Upgrade {
         return Upgrade::No;
     }
     let allowed = |it: &String| it.as_bytes().eq_ignore_ascii_case(asked.as_bytes());
+    if asked.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        return Upgrade::No;
+    }
     if config.upgrades.iter().any(allowed) {
         Upgrade::To(asked.clone())
     } else {
@@ -70,6 +76,82 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     });
 }
 
+/// Headers that only Envoy itself may set (`ConnectionManagerUtility::cleanInternalHeaders`).
+const INTERNAL: [&str; 17] = [
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-internal",
+    "x-envoy-ip-tags",
+    "x-envoy-max-retries",
+    "x-envoy-original-url",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-rq-timeout-ms",
+];
+
+/// One header of several of a name, in the place of the first.
+fn join(headers: &mut HeaderMap, name: &HeaderName, between: &str) {
+    let mut values = headers.get_all(name).iter();
+    let (Some(first), Some(second)) = (values.next(), values.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for value in std::iter::once(second).chain(values) {
+        joined.extend_from_slice(between.as_bytes());
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(name, value);
+    }
+}
+
+/// A request by HTTP/2 may have its cookie in several headers (RFC 9113 8.2.3): they become one.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    join(headers, &header::COOKIE, "; ");
+    if let Some(cookie) = headers.get(header::COOKIE).cloned() {
+        retain(headers, |name, _| *name != header::COOKIE);
+        headers.append(header::COOKIE, cookie);
+    }
+}
+
+/// The client's address as the last proxy before this one tells it (`use_remote_address` is off).
+pub fn forwarded_for(headers: &HeaderMap) -> Option<SocketAddr> {
+    let last = headers
+        .get_all(&FORWARDED_FOR)
+        .iter()
+        .next_back()?
+        .to_str()
+        .ok()?;
+    let ip = last.rsplit(',').next()?.trim().parse().ok()?;
+    Some(SocketAddr::new(ip, 0))
+}
+
+/// The limit that a gRPC client sets (gRPC over HTTP/2, "Timeout"), if the route lets it (`max_grpc_timeout`).
+pub fn grpc_timeout(headers: &HeaderMap, action: &Forward) -> Option<Option<Duration>> {
+    let most = action.max_grpc_timeout?;
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok()?;
+    let asked = match unit {
+        "H" => Duration::from_secs(number.checked_mul(3600)?),
+        "M" => Duration::from_secs(number.checked_mul(60)?),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Some(Some(if most.is_zero() { asked } else { asked.min(most) }))
+}
+
 /// Keeps headers in their order: removing one from the map would put the last in its place.
 fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName, &HeaderValue) -> bool) {
     let mut kept = HeaderMap::with_capacity(headers.len());
@@ -86,10 +168,21 @@ fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName, &HeaderValue) -> b
 
 /// Marks a request as it comes in: its id, its scheme.
 pub fn on_arrival(config: &HttpConfig, headers: &mut HeaderMap) {
+    let is_internal = |name: &HeaderName| INTERNAL.contains(&name.as_str());
+    if headers.keys().any(is_internal) {
+        retain(headers, |name, _| !is_internal(name));
+    }
+    let broken = |value: &HeaderValue| value.as_bytes().contains(&b'#');
+    if headers.get(header::REFERER).is_some_and(broken) {
+        retain(headers, |name, _| *name != header::REFERER);
+    }
+    join(headers, &FORWARDED_FOR, ",");
+    join(headers, &REQUEST_ID, ",");
     if !headers.contains_key(FORWARDED_PROTO) {
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
-    let keep = config.preserve_request_id && headers.contains_key(REQUEST_ID);
+    let has_id = headers.get(REQUEST_ID).is_some_and(|id| !id.is_empty());
+    let keep = config.preserve_request_id && has_id;
     if config.generate_request_id && !keep {
         headers.insert(REQUEST_ID, new_id());
     }
@@ -113,7 +206,7 @@ fn new_id() -> HeaderValue {
 
 /// What a request is like as it goes upstream; `upgrade` is the protocol that it asks for and that passes through.
 pub fn to_upstream(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
-    if headers.contains_key(header::EXPECT) {
+    if has_token(headers, &header::EXPECT, "100-continue") {
         retain(headers, |name, _| *name != header::EXPECT);
     }
     strip_hop_by_hop(headers);
@@ -126,6 +219,21 @@ pub fn to_upstream(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
 /// The request says how often it was tried.
 pub fn count_attempt(headers: &mut HeaderMap, attempt: u32) {
     headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+}
+
+/// Characters that stand in no path (RFC 3986 3.3) and are taken all the same.
+const ODD: [char; 8] = ['"', '<', '>', '^', '`', '{', '|', '}'];
+
+fn escaped(path: &str) -> String {
+    path.chars()
+        .map(|c| {
+            if ODD.contains(&c) {
+                format!("%{:02X}", u32::from(c))
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
 }
 
 /// Unreserved characters need no escape (RFC 3986 6.2.2.2).
@@ -154,7 +262,7 @@ fn unescaped(path: &str) -> String {
 
 /// Resolves `.` and `..` (RFC 3986 5.2.4, `HttpConnectionManager.normalize_path`); false if there is no such path.
 pub fn normalize(path: &mut String) -> bool {
-    if path.contains('#') {
+    if path.contains('#') || path.contains("%00") {
         return false;
     }
     let end = path.find('?').unwrap_or(path.len());
@@ -162,10 +270,10 @@ pub fn normalize(path: &mut String) -> bool {
     if !plain.starts_with('/') {
         return true;
     }
-    if !plain.contains(['\\', '%']) && !plain.contains("/.") {
+    if !plain.contains(['\\', '%']) && !plain.contains(ODD) && !plain.contains("/.") {
         return true;
     }
-    let plain = unescaped(&plain.replace('\\', "/"));
+    let plain = escaped(&unescaped(&plain.replace('\\', "/")));
     let mut segments: Vec<&str> = Vec::new();
     let mut parts = plain[1..].split('/').peekable();
     while let Some(part) = parts.next() {
@@ -188,8 +296,9 @@ pub fn normalize(path: &mut String) -> bool {
 
 /// The response as it goes to the client.
 pub fn to_downstream(config: &HttpConfig, headers: &mut HeaderMap, took: Option<Duration>, upgraded: bool) {
-    if !upgraded {
-        strip_hop_by_hop(headers);
+    // What `Connection` names is not taken away from an answer.
+    if !upgraded && headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        retain(headers, |name, _| !HOP_BY_HOP.contains(name));
     }
     if let Some(took) = took {
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);

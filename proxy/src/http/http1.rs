@@ -40,7 +40,8 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
             Ok(Next::Request(request)) => request,
             Ok(Next::Malformed(why)) => {
                 refuse(connection, config, why, &mut write, &mut out).await;
-                return linger(&read).await;
+                linger(&read).await;
+                return write.forget();
             }
             Ok(Next::Closed) => {
                 if begun {
@@ -62,8 +63,12 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
         let mut client = Client::Http1(Http1Client::new(&mut write, &mut out, to_head, closes));
         match exchange(connection, config, request.head, &mut body, &mut client).await {
             Fate::GoesOn if !closes => {}
-            Fate::GoesOn => return,
-            Fate::Closes => return linger(&read).await,
+            Fate::GoesOn => return write.forget(),
+            Fate::Closes => {
+                linger(&read).await;
+                // Closing says it; bytes that nobody read make a reset of it.
+                return write.forget();
+            }
             Fate::BreaksOff => {
                 // What was gathered of the answer still goes out.
                 drop(write_out(&mut write, &mut out).await);

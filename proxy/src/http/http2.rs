@@ -14,6 +14,7 @@ use super::client::{Client, Http2Client};
 use super::exchange::exchange;
 use super::fed::{Fed, Gone};
 use super::head::RequestHead;
+use super::headers;
 use super::request_body::RequestBody;
 use super::{Connection, LocalExecutor};
 use crate::config::listener::HttpConfig;
@@ -60,6 +61,7 @@ async fn one(
     let (parts, incoming) = request.into_parts();
     let mut headers = parts.headers;
     let host = headers.remove(header::HOST);
+    headers::join_cookies(&mut headers);
     let host = host.and_then(|host| host.to_str().map(str::to_owned).ok());
     let authority = parts.uri.authority().map(ToString::to_string).or(host);
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());

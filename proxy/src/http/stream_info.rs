@@ -38,6 +38,8 @@ pub(super) struct StreamInfo {
     pub route: String,
     /// Response headers.
     pub response_headers: HeaderMap,
+    /// The client as it is told by `x-forwarded-for`, if it is.
+    pub(super) client: Option<SocketAddr>,
     sent_at: Instant,
 }
 
@@ -57,6 +59,7 @@ impl StreamInfo {
         Self {
             start: SystemTime::now(),
             clock: now,
+            client: None,
             sent_at: now,
             status: 0,
             flags: Flags::default(),
@@ -124,7 +127,8 @@ impl StreamInfo {
             upstream_connection_id: self.ridden.map(|ridden| ridden.id),
             attempts: self.attempts,
             downstream_local_address: connection.downstream.local(),
-            downstream_remote_address: connection.downstream.client,
+            downstream_remote_address: self.client.unwrap_or(connection.downstream.client),
+            downstream_direct_remote_address: connection.downstream.client,
             connection_id: connection.id,
             route_name: Some(self.route.as_str()).filter(|it| !it.is_empty()),
             filter_chain_name: Some(&connection.chain.name),

@@ -1,7 +1,6 @@
 //! A host of a cluster: the connections to it that no request rides, and what is counted of it.
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Waker};
 
@@ -179,9 +178,11 @@ impl Http1 {
             .is_none_or(|limit| self.idle_since.elapsed() <= limit)
     }
 
-    /// Asks the kernel only if the runtime has seen something happen: an idle connection is silent as long as it lives.
+    /// A host that has closed its end says so before anything else; a connection at rest is silent.
     fn is_open(&self) -> bool {
-        let said = self.stream.try_read(&mut [0]);
-        matches!(said, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        use nix::sys::socket::{MsgFlags, recv};
+        use std::os::fd::AsRawFd as _;
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(self.stream.as_raw_fd(), &mut [0], flags) == Err(nix::errno::Errno::EAGAIN)
     }
 }

@@ -71,7 +71,7 @@ pub fn response(out: &mut BytesMut, head: &ResponseHead, framing: Framing, to_he
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(head.status.as_str().as_bytes());
     out.put_slice(b" ");
-    out.put_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
+    out.put_slice(head.status.canonical_reason().unwrap_or("Unknown").as_bytes());
     out.put_slice(b"\r\n");
     lines(out, &head.headers, framing);
     if close {

@@ -9,6 +9,8 @@ use crate::http::head::{RequestHead, ResponseHead};
 
 /// The longest head of a request (`HttpConnectionManager.max_request_headers_kb`).
 const LONGEST_HEAD: usize = 60 * 1024;
+/// The longest head of a response.
+const LONGEST_ANSWER: usize = 1024 * 1024;
 /// The most headers of a message (`HttpProtocolOptions.max_headers_count`).
 const MOST_HEADERS: usize = 100;
 
@@ -149,7 +151,8 @@ pub fn request(buffer: &mut BytesMut) -> Result<Option<Request>, Malformed> {
         Lengths::Malformed => return Err(CODEC_ERROR),
     };
     let expects_continue = has_token(&headers, &header::EXPECT, "100-continue");
-    let close = has_token(&headers, &header::CONNECTION, "close");
+    let close = has_token(&headers, &header::CONNECTION, "close")
+        || has_token(&headers, &HeaderName::from_static("proxy-connection"), "close");
     Ok(Some(Request {
         head: RequestHead {
             method,
@@ -248,8 +251,8 @@ pub struct Garbage;
 /// Takes a response's head out of the buffer; none if it has not come whole. `to_head`: it answers a HEAD request.
 pub fn response(buffer: &mut BytesMut, to_head: bool) -> Result<Option<Response>, Garbage> {
     let Some(end) = head_end(buffer) else {
-        let looks_right = buffer.iter().zip(b"HTTP/1.").all(|(byte, wanted)| byte == wanted);
-        return if looks_right && buffer.len() <= LONGEST_HEAD {
+        let looks_right = buffer.iter().zip(b"HTTP/").all(|(byte, wanted)| byte == wanted);
+        return if looks_right && buffer.len() <= LONGEST_ANSWER {
             Ok(None)
         } else {
             Err(Garbage)
@@ -258,11 +261,18 @@ pub fn response(buffer: &mut BytesMut, to_head: bool) -> Result<Option<Response>
     let bytes = buffer.split_to(end).freeze();
     let mut lines = Lines(&bytes);
     let (version, code) = status_line(lines.next().unwrap_or_default()).ok_or(Garbage)?;
-    if end > LONGEST_HEAD || bytes.iter().any(|byte| is_control(*byte)) {
+    if end > LONGEST_ANSWER || bytes.iter().any(|byte| is_control(*byte)) {
         return Err(Garbage);
     }
     let status = StatusCode::from_u16(code).map_err(|_error| Garbage)?;
-    let (headers, _hosts) = headers(&bytes, lines).map_err(|_malformed| Garbage)?;
+    let (mut headers, _hosts) = headers(&bytes, lines).map_err(|_malformed| Garbage)?;
+    if code == 204 {
+        // It has no body, and says nothing of its length (RFC 9110 8.6).
+        match lengths(&headers) {
+            Lengths::None | Lengths::Length(0) => drop(headers.remove(header::CONTENT_LENGTH)),
+            _ => return Err(Garbage),
+        }
+    }
     let has_none = to_head || status.is_informational() || matches!(code, 204 | 304);
     let framing = match lengths(&headers) {
         Lengths::Both | Lengths::UnknownCoding | Lengths::Malformed => return Err(Garbage),
@@ -283,14 +293,19 @@ pub fn response(buffer: &mut BytesMut, to_head: bool) -> Result<Option<Response>
 
 /// Minor version and status.
 fn status_line(line: &[u8]) -> Option<(u8, u16)> {
-    let rest = line.strip_prefix(b"HTTP/1.")?;
-    let (version, rest) = rest.split_first()?;
-    let (code, _reason) = split_word(rest.strip_prefix(b" ")?.trim_ascii_start());
-    if code.len() != 3 || !matches!(version, b'0' | b'1') || !code.iter().all(u8::is_ascii_digit) {
+    let (version, rest) = split_word(line);
+    let [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] = version else {
+        return None;
+    };
+    let (code, _reason) = split_word(rest);
+    let digits = [*major, *minor].into_iter().chain(code.iter().copied());
+    if code.len() != 3 || !digits.into_iter().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let code = std::str::from_utf8(code).ok()?.parse().ok()?;
-    Some((version - b'0', code))
+    // Whatever is not HTTP/1.0 is taken for HTTP/1.1, as Envoy does.
+    let version = if version == b"HTTP/1.0" { 0 } else { 1 };
+    Some((version, code))
 }
 
 /// Empty lines before a request are nothing (RFC 9112 2.2).
