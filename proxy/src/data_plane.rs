@@ -69,6 +69,8 @@ struct KnownListener {
     proto: ListenerProto,
     socket: Option<JoinHandle<()>>,
     is_static: bool,
+    /// Its place among all that were ever made.
+    number: usize,
 }
 
 /// A data plane.
@@ -87,6 +89,7 @@ pub struct Proxy {
     routes: RefCell<BTreeMap<String, (Rc<RouteTable>, RouteConfiguration)>>,
     versions: RefCell<BTreeMap<Kind, String>>,
     state: Cell<ServerState>,
+    next_listener: Cell<usize>,
     got_clusters: Cell<bool>,
     got_listeners: Cell<bool>,
     tasks: RefCell<JoinSet<()>>,
@@ -175,6 +178,7 @@ impl Proxy {
             routes: RefCell::default(),
             versions: RefCell::default(),
             state: Cell::new(ServerState::PreInitializing),
+            next_listener: Cell::new(0),
             got_clusters: Cell::new(false),
             got_listeners: Cell::new(false),
             tasks: RefCell::default(),
@@ -202,6 +206,7 @@ impl Proxy {
                 proto,
                 socket: None,
                 is_static: true,
+                number: self.number(),
             };
             self.listeners
                 .borrow_mut()
@@ -371,10 +376,13 @@ impl Proxy {
     /// All listeners that serve, with what they were made from.
     pub fn all_listeners(&self) -> Vec<(Rc<ListenerConfig>, ListenerProto, bool)> {
         let listeners = self.listeners.borrow();
-        let active = listeners
+        let mut active: Vec<_> = listeners
             .values()
-            .filter_map(|known| Some((known.active.clone()?, known)));
+            .filter_map(|known| Some((known.active.clone()?, known)))
+            .collect();
+        active.sort_by_key(|(_, known)| known.number);
         active
+            .into_iter()
             .map(|(config, known)| (config, known.proto.clone(), known.is_static))
             .collect()
     }
@@ -386,6 +394,10 @@ impl Proxy {
             .borrow()
             .get(&proto.name)
             .is_some_and(|known| known.proto == *proto)
+    }
+
+    fn number(&self) -> usize {
+        self.next_listener.replace(self.next_listener.get() + 1)
     }
 
     /// Adds a listener, or puts it in the place of its former self, as soon as its routes are there.
@@ -408,6 +420,7 @@ impl Proxy {
                 proto,
                 socket: None,
                 is_static: false,
+                number: self.number(),
             };
             listeners.insert(known.proto.name.clone(), known);
         }

@@ -78,11 +78,13 @@ fn socket(address: std::net::SocketAddr) -> Value {
 }
 
 /// What is in force, by kind, in the shape of `envoy.admin.v3.ConfigDump`.
-pub(super) fn config(proxy: &Proxy) -> Value {
+///
+/// Endpoints are told if they are asked for (`include_eds`).
+pub(super) fn config(proxy: &Proxy, with_endpoints: bool) -> Value {
     let (statics, dynamics): (Vec<_>, Vec<_>) = proxy.all_clusters().into_iter().partition(|(_, _, is)| *is);
     let (static_listeners, listeners): (Vec<_>, Vec<_>) =
         proxy.all_listeners().into_iter().partition(|(_, _, is)| *is);
-    json!({ "configs": [
+    let mut document = json!({ "configs": [
         {
             "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
             "bootstrap": {
@@ -115,7 +117,11 @@ pub(super) fn config(proxy: &Proxy) -> Value {
                 .map(|it| json!({ "version_info": proxy.version(Kind::Rds), "route_config": routes(it) }))
                 .collect::<Vec<_>>(),
         },
-        {
+        { "@type": "type.googleapis.com/envoy.admin.v3.ScopedRoutesConfigDump" },
+        { "@type": "type.googleapis.com/envoy.admin.v3.SecretsConfigDump" },
+    ] });
+    if with_endpoints && let Some(configs) = document["configs"].as_array_mut() {
+        configs.push(json!({
             "@type": "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump",
             "dynamic_endpoint_configs": dynamics.iter()
                 .filter(|(it, _, _)| matches!(it.config.discovery, Discovery::Eds(_)))
@@ -125,8 +131,9 @@ pub(super) fn config(proxy: &Proxy) -> Value {
                         .map(|host| json!({ "endpoint": { "address": socket(*host) } })).collect::<Vec<_>>() }],
                 } }))
                 .collect::<Vec<_>>(),
-        },
-    ] })
+        }));
+    }
+    document
 }
 
 fn cluster(cluster: &Cluster, proto: &ClusterProto) -> Value {

@@ -37,6 +37,20 @@ const PATHS: [(&str, &str); 10] = [
     ("/stats/prometheus", "print server stats in prometheus format"),
 ];
 
+/// Pages of Envoy's that change something, and so want a POST; not all of them are here.
+const CHANGES: [&str; 10] = [
+    "/drain_listeners",
+    "/quitquitquit",
+    "/healthcheck/fail",
+    "/healthcheck/ok",
+    "/logging",
+    "/reopen_logs",
+    "/reset_counters",
+    "/runtime_modify",
+    "/cpuprofiler",
+    "/heapprofiler",
+];
+
 /// Serves the admin port until it is aborted; `quit` is told when somebody asks for the end.
 pub async fn serve(proxy: Rc<Proxy>, socket: TcpListener, quit: watch::Sender<bool>) {
     let quit = Rc::new(quit);
@@ -117,11 +131,15 @@ fn answer(proxy: &Rc<Proxy>, quit: &watch::Sender<bool>, request: &Request<Incom
         "/server_info" => json(&json!({
             "version": concat!("lab-proxy/", env!("CARGO_PKG_VERSION")),
             "state": proxy.state().name(),
+            "hot_restart_version": "disabled",
+            "hot_restart_initializing": false,
             "uptime_current_epoch": format!("{}s", proxy.started.elapsed().as_secs()),
+            "uptime_all_epochs": format!("{}s", proxy.started.elapsed().as_secs()),
+            "command_line_options": { "concurrency": proxy.bootstrap.concurrency },
             "node": { "id": proxy.bootstrap.node_id },
         })),
         "/stats" if wants("format=prometheus") => plain(prometheus::render(&proxy.stats)),
-        "/stats" => plain(proxy.stats.text()),
+        "/stats" => statistics(proxy, query),
         "/stats/prometheus" => text(
             StatusCode::OK,
             "text/plain; charset=UTF-8",
@@ -131,8 +149,8 @@ fn answer(proxy: &Rc<Proxy>, quit: &watch::Sender<bool>, request: &Request<Incom
         "/clusters" => plain(dump::clusters_text(proxy)),
         "/listeners" if wants("format=json") => json(&dump::listeners_json(proxy)),
         "/listeners" => plain(dump::listeners_text(proxy)),
-        "/config_dump" => json(&dump::config(proxy)),
-        "/drain_listeners" | "/quitquitquit" if request.method() != Method::POST => text(
+        "/config_dump" => json(&dump::config(proxy, query.contains("include_eds"))),
+        path if CHANGES.contains(&path) && request.method() != Method::POST => text(
             StatusCode::METHOD_NOT_ALLOWED,
             "text/plain; charset=UTF-8",
             format!("Method {} not allowed, POST required.\n", request.method()),
@@ -154,6 +172,27 @@ fn answer(proxy: &Rc<Proxy>, quit: &watch::Sender<bool>, request: &Request<Incom
             format!("invalid path. {}", help()),
         ),
     }
+}
+
+/// `filter=REGEX` and `usedonly` narrow what is told.
+fn statistics(proxy: &Proxy, query: &str) -> Response<Page> {
+    let filter = query.split('&').find_map(|part| part.strip_prefix("filter="));
+    let filter = match filter.map(regex::Regex::new).transpose() {
+        Ok(filter) => filter,
+        Err(error) => {
+            let (status, kind) = (StatusCode::BAD_REQUEST, "text/plain; charset=UTF-8");
+            return text(status, kind, format!("Invalid regex: \"{error}\"\n"));
+        }
+    };
+    let used_only = query.split('&').any(|part| part == "usedonly");
+    let lines = proxy.stats.all().into_iter().filter(|(name, _, value)| {
+        filter.as_ref().is_none_or(|filter| filter.is_match(name)) && (!used_only || *value > 0)
+    });
+    plain(
+        lines
+            .map(|(name, _, value)| format!("{name}: {value}\n"))
+            .collect::<String>(),
+    )
 }
 
 fn help() -> String {

@@ -229,7 +229,7 @@ async fn over_http1(
         decoder: Decoder::new(response.framing),
     };
     let head = Head {
-        head: response.head,
+        response: response.head,
         framing: response.framing,
         is_early: !sent.get(),
     };
@@ -364,7 +364,7 @@ async fn over_http2(
     let framing = http2_framing(&head, &incoming, request.head.method == Method::HEAD);
     let mut answer = ResponseBody::<tokio::io::Empty>::Http2(incoming);
     let head = Head {
-        head,
+        response: head,
         framing,
         is_early: !sent.get(),
     };
@@ -420,7 +420,7 @@ fn http2_request(head: &RequestHead, body: Fed) -> Option<http::Request<Fed>> {
 
 /// The head of an answer that is passed on.
 struct Head {
-    head: ResponseHead,
+    response: ResponseHead,
     framing: Framing,
     /// It came before all of the request had gone.
     is_early: bool,
@@ -436,7 +436,7 @@ async fn relay<R: AsyncRead + Unpin>(
     mut upload: Pin<&mut impl Future<Output = Result<Failure, Failure>>>,
 ) -> Result<bool, Failure> {
     let Head {
-        mut head,
+        response: mut head,
         framing,
         is_early,
     } = head;
@@ -467,7 +467,7 @@ async fn relay<R: AsyncRead + Unpin>(
     match ended {
         Ok(()) => Ok(true),
         Err(Cut::Client | Cut::Failed(Failure::ClientGone)) => Err(Failure::ClientGone),
-        Err(Cut::Host(_)) => {
+        Err(Cut::Host) => {
             info.broke_off();
             Ok(false)
         }
@@ -483,7 +483,7 @@ async fn relay<R: AsyncRead + Unpin>(
 /// What ended an answer before its end.
 enum Cut {
     Client,
-    Host(Broke),
+    Host,
     Failed(Failure),
 }
 
@@ -518,10 +518,10 @@ async fn pass<R: AsyncRead + Unpin>(
                 return client.finish().await.map_err(|_gone| Cut::Client);
             }
             // What came together with what is malformed is not passed on.
-            Err(Broke::Malformed) => return Err(Cut::Host(Broke::Malformed)),
-            Err(broke) => {
+            Err(Broke::Malformed) => return Err(Cut::Host),
+            Err(Broke::Early | Broke::Reset) => {
                 batch.push(client, sent).await?;
-                return Err(Cut::Host(broke));
+                return Err(Cut::Host);
             }
         }
     }

@@ -71,7 +71,7 @@ pub(super) async fn exchange(
             match local(config, asked, status, &text, &mut info, client, body).await {
                 // Envoy does not take a request for over that no filter has read to its end.
                 Fate::GoesOn if client.closes() => Fate::Closes,
-                fate => fate,
+                fate @ (Fate::GoesOn | Fate::Closes | Fate::BreaksOff | Fate::Upgraded(..)) => fate,
             }
         }
         Routed::To(to) => forward(connection, config, &to, &mut head, asked, &mut info, body, client).await,
@@ -256,7 +256,7 @@ async fn forward(
             }
             match local(config, asked, status, "", info, client, body).await {
                 Fate::BreaksOff => Fate::BreaksOff,
-                _ => Fate::Closes,
+                Fate::GoesOn | Fate::Closes | Fate::Upgraded(..) => Fate::Closes,
             }
         }
         Err(failure) => {

@@ -97,12 +97,4 @@ impl Stats {
             .map(|(name, (kind, stat))| (name.clone(), *kind, stat.get()))
             .collect()
     }
-
-    /// Envoy's `/stats`: `name: value`, sorted.
-    pub fn text(&self) -> String {
-        self.all()
-            .into_iter()
-            .map(|(name, _, value)| format!("{name}: {value}\n"))
-            .collect()
-    }
 }

@@ -270,7 +270,11 @@ pub fn response(buffer: &mut BytesMut, to_head: bool) -> Result<Option<Response>
         // It has no body, and says nothing of its length (RFC 9110 8.6).
         match lengths(&headers) {
             Lengths::None | Lengths::Length(0) => drop(headers.remove(header::CONTENT_LENGTH)),
-            _ => return Err(Garbage),
+            Lengths::Length(_)
+            | Lengths::Chunked
+            | Lengths::Both
+            | Lengths::UnknownCoding
+            | Lengths::Malformed => return Err(Garbage),
         }
     }
     let has_none = to_head || status.is_informational() || matches!(code, 204 | 304);
@@ -304,7 +308,7 @@ fn status_line(line: &[u8]) -> Option<(u8, u16)> {
     }
     let code = std::str::from_utf8(code).ok()?.parse().ok()?;
     // Whatever is not HTTP/1.0 is taken for HTTP/1.1, as Envoy does.
-    let version = if version == b"HTTP/1.0" { 0 } else { 1 };
+    let version = u8::from(version != b"HTTP/1.0");
     Some((version, code))
 }
 
@@ -375,7 +379,7 @@ fn headers(bytes: &Bytes, lines: Lines<'_>) -> Result<HeadersAndHost, Malformed>
                 .iter()
                 .copied()
                 .filter(|byte| !matches!(byte, b'\r' | b'\n'));
-            Bytes::from_iter(kept)
+            kept.collect()
         } else {
             bytes.slice_ref(value)
         };
