@@ -13,6 +13,7 @@ mod answers;
 mod exit_codes;
 mod failures;
 mod host_untouched;
+mod lifecycle;
 mod pods;
 mod scenarios;
 mod tidy;

@@ -84,6 +84,10 @@ async fn send(kind: &Kind, attempts: &mut Attempts<'_>, answer: &mut wire::Answe
             http2,
         } => http::send(method, url, headers, body.as_deref(), *http2, attempts, answer).await,
         Kind::Tcp { address, send } => tcp(address, send.as_deref(), attempts, answer).await,
+        Kind::Connect { address } => {
+            let (host, port) = connect::host_and_port(address, None)?;
+            connect::open(&host, port, attempts).await.map(drop)
+        }
         Kind::Dns { name, tcp } => {
             let found = resolve::query(name, *tcp, attempts).await?;
             answer.body = found

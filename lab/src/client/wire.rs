@@ -47,6 +47,11 @@ pub enum Kind {
         /// What is sent first.
         send: Option<String>,
     },
+    /// A TCP connection that is closed as soon as it is open.
+    Connect {
+        /// `HOST:PORT`.
+        address: String,
+    },
     /// A DNS query for A records.
     Dns {
         /// The name.

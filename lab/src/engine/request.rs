@@ -7,10 +7,12 @@ use tokio::io::AsyncReadExt as _;
 
 use super::lab::Lab;
 use super::lab::{protocol_of, role_of};
+use super::life;
 use crate::client::wire;
-use crate::observe::{Collected, Origin};
+use crate::observe::{Collected, NODE, Origin};
 use crate::plan::PROXY_USER;
-use crate::scenario::model::{Actor, Outcome, ProcessName, Request, RequestKind};
+use crate::scenario::lifecycle::ProbeKind;
+use crate::scenario::model::{Actor, ContainerId, Outcome, PodId, ProcessName, Request, RequestKind};
 use crate::verdict::Seen;
 use crate::within::within;
 use crate::world::process::{self, Program, Spec, Stdin};
@@ -31,6 +33,12 @@ pub(super) struct Answer {
 
 /// Sends a request and collects its path. `alone` is false while other steps run beside it.
 pub(super) async fn send(lab: &Rc<Lab>, request: &Request, alone: bool) -> Result<Answer, String> {
+    // Probes wait meanwhile, unless steps beside this one keep them from it: what they cause is not the request's.
+    let _quiet = if alone {
+        Some(lab.quiet.write().await)
+    } else {
+        None
+    };
     let mark = lab.observer.mark();
     let actor = request.from;
     let pod = lab.scenario.pod(actor.target.pod);
@@ -50,6 +58,44 @@ pub(super) async fn send(lab: &Rc<Lab>, request: &Request, alone: bool) -> Resul
         .await
         .map_err(|error| super::chain(&error))?;
     lab.forget(actor.target.pod, pid);
+    let seen = seen(&result, &collected);
+    Ok(Answer {
+        seen,
+        collected,
+        notes: Vec::new(),
+    })
+}
+
+/// One probe of a container, sent from the node, and its path in the pod.
+pub(super) async fn probe(
+    lab: &Rc<Lab>,
+    pod: PodId,
+    container: ContainerId,
+    kind: ProbeKind,
+) -> Result<Answer, String> {
+    let _quiet = lab.quiet.write().await;
+    let mark = lab.observer.mark();
+    let result = life::probe_once(lab, pod, container, kind).await?;
+    // Rewritten to a GET, a tcpSocket probe has a status.
+    let is_tcp = result.status.is_none();
+    let origins: Vec<Origin> = result
+        .connections
+        .iter()
+        .map(|connection| Origin {
+            carries: !is_tcp,
+            pod: NODE.to_owned(),
+            role: role_of("kubelet"),
+            pid: None,
+            protocol: protocol_of(&connection.proto),
+            local: connection.local,
+            remote: connection.remote,
+        })
+        .collect();
+    let collected = lab
+        .observer
+        .collect(mark, &origins, false, LOGS)
+        .await
+        .map_err(|error| super::chain(&error))?;
     let seen = seen(&result, &collected);
     Ok(Answer {
         seen,
@@ -161,6 +207,7 @@ fn origins(pod: &str, role: &str, pid: u32, request: &Request, result: &wire::Re
     connections
         .iter()
         .map(|connection| Origin {
+            carries: true,
             pod: pod.to_owned(),
             role: role_of(role),
             pid: Some(pid),
@@ -184,6 +231,7 @@ fn seen(result: &wire::Result, collected: &Collected) -> Seen {
         exit_code: None,
         legs: Vec::new(),
         unobserved: collected.unobserved.clone(),
+        pods: Vec::new(),
     }
 }
 

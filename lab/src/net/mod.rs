@@ -1,5 +1,6 @@
 //! Network namespaces, links, routes and mounts.
 
+pub mod impair;
 pub mod link;
 pub mod mount;
 pub mod netns;

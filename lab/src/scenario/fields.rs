@@ -324,20 +324,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Names that come with Kubernetes' pod specs, or with the format, and that no version here does anything with yet.
-const LATER: [&str; 9] = [
-    "readinessProbe",
-    "livenessProbe",
-    "startupProbe",
-    "lifecycle",
-    "initContainers",
-    "restartPolicy",
-    "clock",
-    "terminationGracePeriodSeconds",
-    "customRules",
-];
+/// Names that come with the format, and that no version here does anything with yet.
+const LATER: [&str; 1] = ["customRules"];
 
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let number: f64 = text[..digits].parse().ok()?;
     let unit = match &text[digits..] {

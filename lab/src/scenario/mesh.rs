@@ -20,6 +20,8 @@ const RETRIES: u32 = 2;
 pub(super) struct MeshRead {
     pub(super) mesh: Mesh,
     pub(super) interception: Raw,
+    /// Whether rules come from Istio's CNI plugin.
+    pub(super) cni: Option<bool>,
 }
 
 pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
@@ -31,8 +33,10 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
     let mut read = MeshRead {
         mesh,
         interception: Raw::default(),
+        cni: None,
     };
     let known = &[
+        "cni",
         "outboundTrafficPolicy",
         "proxy",
         "interception",
@@ -65,6 +69,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
     {
         read.mesh.retries = retries;
     }
+    read.cni = fields.get("cni").and_then(|at| reader.flag(at));
     if let Some(at) = fields.get("proxy") {
         proxy(reader, at);
     }

@@ -1,5 +1,6 @@
 //! Scenario files: text with spans -> values -> a checked scenario, or every mistake at once.
 
+pub mod lifecycle;
 pub mod model;
 
 pub mod mistake;
@@ -7,11 +8,14 @@ mod source;
 
 mod fields;
 
+mod lives;
 mod mesh;
 mod names;
 mod pods;
 mod services;
 mod steps;
+
+mod faults;
 
 mod expect;
 
@@ -33,6 +37,7 @@ const LONGEST: u64 = 1 << 20;
 const FIELDS: &[&str] = &[
     "name",
     "description",
+    "clock",
     "mesh",
     "services",
     "destinationRules",
@@ -100,7 +105,7 @@ fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
         &destination_rules,
     );
     let pods = if let Some(at) = fields.get("pods") {
-        pods::read(reader, at, &mesh.interception)
+        pods::read(reader, at, &mesh)
     } else {
         reader.wrong(
             &root,
@@ -145,6 +150,7 @@ fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
         virtual_services,
         pods,
         steps,
+        clock: lives::clock(reader, fields.get("clock")),
     })
 }
 

@@ -1,7 +1,8 @@
 //! Names resolved once, to ids: pods, their containers, their processes, their gates.
 
 use super::fields::{At, Reader, nearest, suggestion};
-use super::model::{Actor, ContainerId, Gate, Pod, PodId, ProcessName, Target, Workload, XdsType};
+use super::lifecycle::ContainerKind;
+use super::model::{Actor, Container, ContainerId, Gate, Pod, PodId, ProcessName, Target, Workload, XdsType};
 
 /// The pods of a scenario, to look names up in.
 pub(super) struct Names<'p> {
@@ -44,10 +45,10 @@ impl<'p> Names<'p> {
         let pod = self.pod(reader, at, pod, what)?;
         let process = match process {
             Some(process) => self.process(reader, at, pod, process, what)?,
-            None => match self.pod_of(pod).containers.as_slice() {
-                [_] => ProcessName::Container(ContainerId(0)),
+            None => match self.mains(pod).as_slice() {
+                [(id, _)] => ProcessName::Container(*id),
                 several => {
-                    let names: Vec<&str> = several.iter().map(|it| it.name.as_str()).collect();
+                    let names: Vec<&str> = several.iter().map(|(_, it)| it.name.as_str()).collect();
                     let help = format!("write `{text}/CONTAINER`; containers are: {}", names.join(", "));
                     reader.wrong(
                         at,
@@ -59,6 +60,14 @@ impl<'p> Names<'p> {
             },
         };
         Some(Target { pod, process })
+    }
+
+    /// The pod's own containers; init containers are named in full.
+    fn mains(&self, pod: PodId) -> Vec<(ContainerId, &'p Container)> {
+        self.pod_of(pod)
+            .containers_with_ids()
+            .filter(|(_, it)| it.kind == ContainerKind::Main)
+            .collect()
     }
 
     pub(super) fn process(
@@ -149,6 +158,9 @@ fn gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gate> {
         }
         return Some(gate);
     }
+    if text == "endpoints" {
+        return Some(Gate::Endpoints);
+    }
     if text == "xds.sds" {
         reader.wrong(&at, "gate `xds.sds` is not supported yet", "");
         return None;
@@ -171,9 +183,20 @@ fn gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gate> {
         );
         return None;
     }
+    if let Some(id) = text.strip_suffix(".exit").and_then(container) {
+        if listens(id) {
+            return Some(Gate::Exit(id));
+        }
+        reader.wrong(
+            &at,
+            &format!("gate `{text}`: only a built-in `app` can be held before it ends"),
+            "",
+        );
+        return None;
+    }
     let found = container(&text).map(Gate::Container);
     if found.is_none() {
-        let mut known: Vec<String> = Vec::new();
+        let mut known: Vec<String> = vec!["endpoints".to_owned()];
         if pod.sidecar.is_some() {
             known.extend(
                 [
@@ -185,7 +208,7 @@ fn gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gate> {
         for (index, it) in pod.containers.iter().enumerate() {
             known.push(it.name.clone());
             if listens(ContainerId(index)) {
-                known.push(format!("{}.listen", it.name));
+                known.extend([format!("{}.listen", it.name), format!("{}.exit", it.name)]);
             }
         }
         let known: Vec<&str> = known.iter().map(String::as_str).collect();

@@ -247,6 +247,7 @@ impl Actor {
             protocol,
             local,
             remote,
+            carries: true,
         }
     }
 }
