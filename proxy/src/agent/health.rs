@@ -22,7 +22,8 @@ const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 150
 
 /// How long one question may take.
 const ASK: Duration = Duration::from_secs(1);
-/// How often a data plane that is not ready is asked, beyond the moments at which xDS moves.
+/// How soon a data plane that is not ready is asked again after xDS moved; twice as long each time after that. Each
+/// question is a connection that the kernel tells of, so one that waits for long must not be asked a hundred times a second.
 const IMPATIENT: Duration = Duration::from_millis(10);
 /// How often a data plane that is ready is asked.
 const PATIENT: Duration = Duration::from_secs(1);
@@ -96,6 +97,7 @@ async fn ready() -> Result<(), String> {
 pub(super) async fn watch(shared: Rc<Shared>) {
     let mut moved = shared.moved.subscribe();
     let mut was = false;
+    let mut patience = IMPATIENT;
     loop {
         let is = ready().await.is_ok();
         if is != was {
@@ -104,9 +106,14 @@ pub(super) async fn watch(shared: Rc<Shared>) {
                 .tell(&json!({ "event": if is { "ready" } else { "unready" } }));
             was = is;
         }
-        let patience = if is { PATIENT } else { IMPATIENT };
+        if is {
+            patience = PATIENT;
+        }
         // Time passing is a reason to look again too.
-        drop(within(patience, "xDS to move", moved.changed()).await);
+        patience = match within(patience, "xDS to move", moved.changed()).await {
+            Ok(_) => IMPATIENT,
+            Err(_) => (patience * 2).min(PATIENT),
+        };
     }
 }
 

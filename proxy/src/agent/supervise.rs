@@ -39,6 +39,7 @@ pub(super) async fn run(
         shared
             .events
             .tell(&json!({ "event": "data-plane-started", "pid": child.id() }));
+        shared.moved.send_modify(|count| *count += 1);
         tokio::select! {
             status = child.wait() => {
                 pause = match (started.elapsed() >= LIVED, pause) {
