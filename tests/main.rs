@@ -15,6 +15,7 @@ mod failures;
 mod host_untouched;
 mod lifecycle;
 mod pods;
+mod races;
 mod scenarios;
 mod tidy;
 mod usage;

@@ -237,11 +237,14 @@ fn judge_outcome(expect: &Expect, seen: &Seen, findings: &mut Vec<Finding>) {
         (Some(outcome), error) => format!("{} ({error})", outcome.name()),
     };
     // A step that asks for nothing else still asks that its request ends well.
-    let implied = (expect.outcome.is_none() && seen.outcome.is_some()).then_some(Outcome::Ok);
-    if let Some(expected) = expect.outcome.or(implied)
-        && seen.outcome != Some(expected)
-    {
-        findings.push(value("outcome", expected.name(), observed()));
+    let implied = [Outcome::Ok];
+    let expected = match expect.outcome.as_slice() {
+        [] if seen.outcome.is_some() => &implied,
+        expected => expected,
+    };
+    if !expected.is_empty() && !seen.outcome.is_some_and(|outcome| expected.contains(&outcome)) {
+        let names: Vec<&str> = expected.iter().map(|outcome| outcome.name()).collect();
+        findings.push(value("outcome", names.join(" or "), observed()));
     }
     if let Some(observed) = seen.exit_code {
         let expected = expect.exit_code.unwrap_or(0);

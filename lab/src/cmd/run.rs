@@ -221,14 +221,14 @@ async fn run_all(args: Args, checked: Vec<Checked>) -> Exit {
 
 /// How hard the user wants it to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
+pub(super) enum Stop {
     No,
     Gently,
     Hard,
 }
 
 impl Stop {
-    const fn harder(self) -> Self {
+    pub(super) const fn harder(self) -> Self {
         match self {
             Self::No => Self::Gently,
             Self::Gently | Self::Hard => Self::Hard,
@@ -236,20 +236,20 @@ impl Stop {
     }
 }
 
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    pub(super) fn new() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
-    async fn next(&mut self) -> Exit {
+    pub(super) async fn next(&mut self) -> Exit {
         tokio::select! {
             _ = self.interrupt.recv() => Exit::Interrupted,
             _ = self.terminate.recv() => Exit::Terminated,
@@ -258,10 +258,10 @@ impl Signals {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Show {
+pub(super) struct Show {
     /// Steps are printed as they end.
-    live: bool,
-    detail: Detail,
+    pub(super) live: bool,
+    pub(super) detail: Detail,
 }
 
 async fn run_one(
@@ -280,6 +280,7 @@ async fn run_one(
         file: path.clone(),
         text: file.text,
         only,
+        order: None,
     };
     let mut steps = Steps {
         ended: Vec::new(),
@@ -305,12 +306,12 @@ async fn run_one(
 }
 
 /// What the world process told before it ended.
-struct Steps {
-    ended: Vec<crate::report::StepReport>,
-    up: Option<f64>,
+pub(super) struct Steps {
+    pub(super) ended: Vec<crate::report::StepReport>,
+    pub(super) up: Option<f64>,
 }
 
-async fn drive(
+pub(super) async fn drive(
     request: RunRequest,
     show: Show,
     mut stopped: tokio::sync::watch::Receiver<Stop>,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use iptables::apply::{Applied, Snapshot, Tool};
 use iptables::ruleset::Ruleset;
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 use tokio::task::JoinSet;
 
 use super::logs::Tail;
@@ -37,10 +37,14 @@ pub(super) struct Lab {
     pub(super) istiod: PodSpace,
     pub(super) dns: RefCell<Option<dns::Server>>,
     pub(super) istiod_commands: RefCell<Option<tokio::net::unix::OwnedWriteHalf>>,
+    /// Whose turn it is to tell istiod something.
+    pub(super) telling: Mutex<()>,
     /// istiod's process, while it runs.
     pub(super) istiod_pid: Cell<Option<u32>>,
     /// The ready pods that istiod and kube-proxy were last told.
     pub(super) told: RefCell<Option<BTreeSet<PodId>>>,
+    /// What was told is to be told again.
+    pub(super) stale: Cell<bool>,
     /// Held by a step while its path is observed, and by kubelet's probes: what they do is not to be mixed.
     pub(super) quiet: RwLock<()>,
     /// The rules of pods as they were right after they were installed, where a step will compare them.
@@ -85,8 +89,10 @@ impl Lab {
             istiod,
             dns: RefCell::new(None),
             istiod_commands: RefCell::new(None),
+            telling: Mutex::new(()),
             istiod_pid: Cell::new(None),
             told: RefCell::new(None),
+            stale: Cell::new(false),
             quiet: RwLock::new(()),
             installed: RefCell::default(),
             routes: RefCell::new(None),
@@ -239,7 +245,7 @@ impl Lab {
     }
 
     fn readiness_untold(&self, state: &State) -> bool {
-        self.told.borrow().as_ref() != Some(&self.ready(state))
+        self.stale.get() || self.told.borrow().as_ref() != Some(&self.ready(state))
     }
 
     /// The pods that are ready, as far as others are to know.

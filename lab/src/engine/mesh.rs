@@ -111,6 +111,7 @@ pub(super) async fn tell(lab: &Lab, command: &Command) -> Result<(), String> {
     }
     let mut text = serde_json::to_string(command).map_err(|error| error.to_string())?;
     text.push('\n');
+    let _turn = lab.telling.lock().await;
     // One writer at a time: it is taken out while the line is written.
     let Some(mut writer) = lab.istiod_commands.borrow_mut().take() else {
         return Err("istiod is not running".to_owned());
@@ -168,18 +169,16 @@ pub(super) async fn istiod_up(lab: &Rc<Lab>) -> Result<(), String> {
     if lab.istiod_pid.get().is_some() {
         return Err("istiod runs already".to_owned());
     }
-    let (closed, set, generation) = lab.watched.change(|state| {
-        state.istiod_down = false;
-        state.wanted += 1;
-        let closed: Vec<_> = state.closed.iter().copied().collect();
-        (closed, lab.ready(state), state.wanted)
-    });
     start_istiod(lab)?;
+    let closed: Vec<_> = lab.watched.change(|state| {
+        state.istiod_down = false;
+        state.closed.iter().copied().collect()
+    });
     for (id, gate) in closed {
         hold(lab, id, &[gate], true).await?;
     }
-    *lab.told.borrow_mut() = Some(set.clone());
-    publish(lab, &set, generation).await?;
+    // The first state makes it serve; to nobody, which counts as acknowledged by all.
+    republish(lab);
     let unconnected = |state: &State| {
         let live = |(id, _): &(PodId, _)| state.pod(*id).sidecar_ready;
         let ids = lab.scenario.pods_with_ids().filter(live);
@@ -197,15 +196,24 @@ pub(super) async fn istiod_up(lab: &Rc<Lab>) -> Result<(), String> {
         )
         .await
         .map_err(|error| error.to_string())?;
+    // The second is acknowledged by those who are there.
+    republish(lab);
     lab.settled_mesh(LIMIT).await
+}
+
+/// Has the state told once more, though nothing has changed.
+fn republish(lab: &Lab) {
+    lab.stale.set(true);
+    lab.watched.change(|_| ());
 }
 
 /// Follows readiness: whenever the set of ready pods changes, istiod and kube-proxy are told the new one.
 pub(super) async fn follow(lab: Rc<Lab>) {
     loop {
         lab.watched
-            .until(|state| lab.told.borrow().as_ref() != Some(&lab.ready(state)))
+            .until(|state| lab.stale.get() || lab.told.borrow().as_ref() != Some(&lab.ready(state)))
             .await;
+        lab.stale.set(false);
         let (set, generation) = lab.watched.change(|state| {
             state.wanted += 1;
             (lab.ready(state), state.wanted)

@@ -25,6 +25,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::LocalSet;
 
 use crate::causes::causes as chain;
+use crate::race;
 use crate::report::{LabError, RunEvent, ScenarioReport};
 use crate::scenario;
 use crate::world::entry;
@@ -144,9 +145,19 @@ async fn run_steps(
         machine: false,
         message,
     };
-    let loaded = scenario::parse(&request.file, &request.text)
-        .map_err(|_mistakes| failed("the file that the host side checked has mistakes".to_owned()))?;
-    let scenario = loaded.scenario;
+    let mistaken =
+        |_mistakes: scenario::Mistakes| failed("the file that the host side checked has mistakes".to_owned());
+    let scenario = match &request.order {
+        None => {
+            scenario::parse(&request.file, &request.text)
+                .map_err(mistaken)?
+                .scenario
+        }
+        Some(order) => {
+            let race = scenario::race::parse(&request.file, &request.text).map_err(mistaken)?;
+            race::staged(&race, order)
+        }
+    };
     report.name.clone_from(&scenario.name);
     entry::settle_in().map_err(|error| failed(chain(&error)))?;
     let steps = scenario.steps.clone();

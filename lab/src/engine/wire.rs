@@ -11,4 +11,7 @@ pub struct RunRequest {
     pub text: String,
     /// Only the steps whose names contain one of these; all if empty.
     pub only: Vec<String>,
+    /// The text is a race, and its events come in this order.
+    #[serde(default)]
+    pub order: Option<Vec<usize>>,
 }

@@ -291,12 +291,10 @@ impl Walk<'_> {
         });
         let failed = self.attempts(downstream.pod, host, main, logged.after);
         let nothing = failed.is_empty() && main.is_none();
-        for id in failed {
-            let owner = self.seen.owner(id).unwrap_or_else(by_access_log);
-            self.follow(id, Some(&owner), request);
-        }
-        if let Some(id) = main {
-            let owner = self.seen.owner(id).unwrap_or_else(by_access_log);
+        // The log says whose they are, whatever else was found.
+        let sidecar = |owner: &Owner| owner.role == Role::Sidecar;
+        for id in failed.into_iter().chain(main) {
+            let owner = self.seen.owner(id).filter(sidecar).unwrap_or_else(by_access_log);
             self.follow(id, Some(&owner), request);
         }
         if nothing {

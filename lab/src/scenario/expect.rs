@@ -35,7 +35,17 @@ pub(super) fn read(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Expect
         .get("eventually")
         .and_then(|at| reader.map(at, &["within"]));
     Expect {
-        outcome: fields.get("outcome").and_then(|at| reader.word(at, &outcomes)),
+        outcome: fields.get("outcome").map_or_else(Vec::new, |at| {
+            let items = if matches!(at.value, serde_yaml::Value::Sequence(_)) {
+                reader.list(at)
+            } else {
+                vec![at]
+            };
+            items
+                .into_iter()
+                .filter_map(|at| reader.word(at, &outcomes))
+                .collect()
+        }),
         status: fields.get("status").and_then(|at| status(reader, at)),
         response_flags: fields.get("responseFlags").and_then(|at| reader.string(at)),
         body: fields.get("body").and_then(|at| body(reader, at)),
@@ -262,7 +272,7 @@ pub(super) fn fits(reader: &Reader<'_>, at: &At<'_>, expect: &Expect, action: &A
             "`responseFlags` of a step that sends nothing",
         ),
         (
-            expect.outcome.is_some() && !is_request,
+            !expect.outcome.is_empty() && !is_request,
             "`outcome` of a step that is no request",
         ),
         (

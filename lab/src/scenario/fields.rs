@@ -128,6 +128,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What was read, if nothing is wrong with the file.
+    pub(super) fn end<T>(self, read: Option<T>) -> Result<T, Mistakes> {
+        let mistakes = self.mistakes.into_inner();
+        match read {
+            Some(read) if mistakes.is_empty() => Ok(read),
+            _ => Err(Mistakes::new(self.file, self.text, mistakes)),
+        }
+    }
+
     /// The scenario, if nothing is wrong with the file.
     pub(super) fn finish(self, scenario: Option<Scenario>) -> Result<Loaded, Mistakes> {
         let mistakes = self.mistakes.into_inner();

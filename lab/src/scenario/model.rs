@@ -556,8 +556,8 @@ pub enum Event {
 /// What must be seen. An absent field asks nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Expect {
-    /// How the request ended.
-    pub outcome: Option<Outcome>,
+    /// How the request ended: one of these; empty = nothing is asked.
+    pub outcome: Vec<Outcome>,
     /// The HTTP status.
     pub status: Option<u16>,
     /// Response flags of the outermost sidecar's access log, as a set (`UF,URX`); `-` = none.

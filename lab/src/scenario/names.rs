@@ -131,11 +131,12 @@ pub(super) fn gates(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Vec<Gate> {
     reader
         .list(at)
         .into_iter()
-        .filter_map(|item| gate(reader, item, pod))
+        .filter_map(|item| one_gate(reader, item, pod))
         .collect()
 }
 
-fn gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gate> {
+/// A gate of a pod, by its name.
+pub(super) fn one_gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gate> {
     let text = reader.string(at.clone())?;
     let fixed = match text.as_str() {
         "rules" => Some(Gate::Rules),
