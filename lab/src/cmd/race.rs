@@ -13,7 +13,7 @@ use crate::race::decide::{Deciding, Seen, decide};
 use crate::race::orders::Problem;
 use crate::race::{order_text, parse_order};
 use crate::report::human::Detail;
-use crate::report::race::{RaceReport, Row, document, human};
+use crate::report::race::{RaceReport, Ran, Row, document, human};
 use crate::report::terminal;
 use crate::report::{LabError, Outcome, ScenarioReport, StepReport};
 use crate::scenario::race::{Event, Race};
@@ -57,7 +57,7 @@ pub(super) fn run(args: Args) -> Exit {
         }
     };
     let problem = problem(&race);
-    let (orders, kinds, seed) = match chosen(&args, &race, &problem) {
+    let (orders, kinds, chosen) = match chosen(&args, &race, &problem) {
         Ok(chosen) => chosen,
         Err(why) => {
             terminal::complain(&format!("error: --replay: {why}\n"));
@@ -83,8 +83,12 @@ pub(super) fn run(args: Args) -> Exit {
         pod: race.scenario.pod(race.pod).name.clone(),
         orders: problem.count(),
         kinds,
-        seed,
-        decides: decides(&race, &orders, &ran),
+        ran: chosen,
+        decides: if chosen == Ran::Replayed {
+            Vec::new()
+        } else {
+            decides(&race, &orders, &ran)
+        },
         rows: orders
             .iter()
             .zip(&ran)
@@ -124,13 +128,13 @@ fn problem(race: &Race) -> Problem {
     }
 }
 
-type Chosen = (Vec<Vec<usize>>, usize, Option<u64>);
+type Chosen = (Vec<Vec<usize>>, usize, Ran);
 
-/// The orders to run, how many kinds there are, and the seed if they were drawn.
+/// The orders to run, how many kinds there are, and which these are.
 fn chosen(args: &Args, race: &Race, problem: &Problem) -> Result<Chosen, String> {
     if let Some(text) = &args.replay {
         let order = parse_order(race, text)?;
-        return Ok((vec![order], problem.kinds().len(), None));
+        return Ok((vec![order], problem.kinds().len(), Ran::Replayed));
     }
     let mut orders = problem.kinds();
     let kinds = orders.len();
@@ -139,13 +143,13 @@ fn chosen(args: &Args, race: &Race, problem: &Problem) -> Result<Chosen, String>
         .and_then(|max| usize::try_from(max).ok())
         .unwrap_or(kinds);
     if most >= kinds {
-        return Ok((orders, kinds, None));
+        return Ok((orders, kinds, Ran::All));
     }
     let mut random = fastrand::Rng::with_seed(args.seed);
     random.shuffle(&mut orders);
     orders.truncate(most);
     orders.sort();
-    Ok((orders, kinds, Some(args.seed)))
+    Ok((orders, kinds, Ran::Drawn(args.seed)))
 }
 
 async fn run_all(

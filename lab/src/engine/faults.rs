@@ -4,11 +4,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::lab::Lab;
 use super::life;
 use crate::net::link;
+use crate::net::segment::Connection;
 use crate::scenario::model::{Impairment, PodId, Power, RulesRerun, Target};
+use crate::sys;
 use crate::within::within;
 
 /// How long the kernel may take to stop a process.
@@ -86,6 +89,36 @@ pub(super) async fn netem(lab: &Lab, id: PodId, impairment: &Impairment) -> Resu
     } else {
         links.impair(index, delay, jitter, loss).await.map_err(said)
     }
+}
+
+/// Sends, from a process's pod, a segment of its connection to this port that is out of the connection's window.
+pub(super) fn invalid_segment(lab: &Lab, from: Target, port: u16) -> Result<(), String> {
+    let pid = pid(lab, from)?;
+    let raw = i32::try_from(pid).map_err(|error| format!("process id {pid}: {error}"))?;
+    let failed = |error: &dyn std::fmt::Display| format!("looking at the sockets of process {pid}: {error}");
+    let pidfd = sys::pidfd_open(Pid::from_raw(raw)).map_err(|errno| failed(&errno))?;
+    let dir = format!("/proc/{pid}/fd");
+    for entry in std::fs::read_dir(dir).map_err(|error| failed(&error))? {
+        let entry = entry.map_err(|error| failed(&error))?;
+        let is_socket = std::fs::read_link(entry.path())
+            .is_ok_and(|target| target.to_string_lossy().starts_with("socket:"));
+        let number = entry.file_name().to_string_lossy().parse();
+        let (true, Ok(number)) = (is_socket, number) else {
+            continue;
+        };
+        let socket = sys::pidfd_getfd(&pidfd, number).map_err(|errno| failed(&errno))?;
+        let goes_there = socket2::SockRef::from(&socket)
+            .peer_addr()
+            .is_ok_and(|peer| peer.as_socket().is_some_and(|peer| peer.port() == port));
+        if goes_there {
+            let connection = Connection::of(&socket).map_err(|error| failed(&error))?;
+            let sent = lab.space(from.pod).netns.run(|| connection.send_invalid());
+            return sent
+                .map_err(|error| super::chain(&error))?
+                .map_err(|error| format!("sending a segment from {}: {error}", connection.local));
+        }
+    }
+    Err(format!("process {pid} has no open connection to port {port}"))
 }
 
 /// The node's end: istiod's pod is the first.

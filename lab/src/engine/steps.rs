@@ -137,6 +137,9 @@ async fn act(lab: &Rc<Lab>, step: &Step, alone: bool) -> Result<Done, String> {
         Action::Netem(pod, impairment) => faults::netem(lab, *pod, impairment)
             .await
             .map(|()| Done::quietly()),
+        Action::InvalidSegment { from, port } => {
+            faults::invalid_segment(lab, *from, port.get()).map(|()| Done::quietly())
+        }
         Action::Rules { pod, mode } => rerun_rules(lab, *pod, *mode).await,
         Action::Wait { event, timeout } => wait(lab, event, *timeout).await,
         Action::Parallel(steps) => parallel(lab, steps).await,

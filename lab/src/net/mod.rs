@@ -4,4 +4,5 @@ pub mod impair;
 pub mod link;
 pub mod mount;
 pub mod netns;
+pub mod segment;
 pub mod sysctl;

@@ -17,12 +17,23 @@ pub struct RaceReport {
     pub orders: u128,
     /// Of these, those that can differ.
     pub kinds: usize,
-    /// The seed with which some of them were drawn, if not all were run.
-    pub seed: Option<u64>,
+    /// Which of them were run.
+    pub ran: Ran,
     /// Those that were run.
     pub rows: Vec<Row>,
     /// For each request, what decides how it ends.
     pub decides: Vec<(String, String)>,
+}
+
+/// Which orders were run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// One of each kind.
+    All,
+    /// Some, drawn with this seed.
+    Drawn(u64),
+    /// The one that was asked for.
+    Replayed,
 }
 
 /// One order.
@@ -84,12 +95,13 @@ pub fn human(report: &RaceReport) -> String {
         "          {} orders, {} that can differ",
         report.orders, report.kinds
     ));
-    match report.seed {
-        Some(seed) => text.push_str(&format!(
+    match report.ran {
+        Ran::Drawn(seed) => text.push_str(&format!(
             "; {} of these drawn with seed {seed}, the others not run\n",
             report.rows.len()
         )),
-        None => text.push_str("; all of these run\n"),
+        Ran::All => text.push_str("; all of these run\n"),
+        Ran::Replayed => text.push_str("; one of them run\n"),
     }
     for row in &report.rows {
         text.push_str(&format!("    {}\n", row.order));
@@ -138,11 +150,15 @@ pub fn document(report: &RaceReport) -> Value {
         .iter()
         .map(|(request, words)| json!({ "request": request, "decides": words }))
         .collect();
+    let seed = match report.ran {
+        Ran::Drawn(seed) => Some(seed),
+        Ran::All | Ran::Replayed => None,
+    };
     json!({
         "version": 1,
         "race": {
             "name": report.name, "file": report.file, "pod": report.pod, "orders": report.orders.to_string(),
-            "kinds": report.kinds, "seed": report.seed, "decides": decides,
+            "kinds": report.kinds, "seed": seed, "decides": decides,
             "rows": report.rows.iter().map(row).collect::<Vec<_>>(),
         }
     })

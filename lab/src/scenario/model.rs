@@ -396,6 +396,13 @@ pub enum Action {
     Link(PodId, Power),
     /// Delays and drops what goes to a pod.
     Netem(PodId, Impairment),
+    /// A segment of an open connection, out of its window, sent from where the connection was opened.
+    InvalidSegment {
+        /// Who opened it.
+        from: Target,
+        /// The port that it was opened to.
+        port: NonZeroU16,
+    },
     /// The pod's rules are installed once more, as when istio-init runs again.
     Rules {
         /// Whose.

@@ -93,6 +93,7 @@ pub fn schema() -> Value {
             "scrape": object(json!({ "from": text, "pod": text, "port": port, "path": text, "timeout": duration }), &["from", "pod"]),
             "exec": object(json!({ "from": text, "command": list(text.clone()), "asUser": number, "asGroup": number, "timeout": duration }), &["from", "command"]),
             "hold": gates, "release": gates, "start": process, "stop": process,
+            "invalidSegment": object(json!({ "from": text, "port": port }), &["from", "port"]),
             "restart": process, "freeze": process, "thaw": process, "istiod": power,
             "delete": object(json!({ "pod": text }), &["pod"]),
             "link": object(json!({ "pod": text, "state": power }), &["pod", "state"]),

@@ -21,8 +21,27 @@ const EXEC: Duration = Duration::from_secs(30);
 const WAIT: Duration = Duration::from_secs(10);
 
 pub(super) const ACTIONS: &[&str] = &[
-    "request", "scrape", "probe", "exec", "hold", "release", "start", "stop", "kill", "restart", "freeze",
-    "thaw", "delete", "istiod", "link", "netem", "rules", "wait", "parallel", "repeat",
+    "request",
+    "scrape",
+    "probe",
+    "exec",
+    "hold",
+    "release",
+    "start",
+    "stop",
+    "kill",
+    "restart",
+    "freeze",
+    "thaw",
+    "delete",
+    "istiod",
+    "link",
+    "netem",
+    "rules",
+    "invalidSegment",
+    "wait",
+    "parallel",
+    "repeat",
 ];
 
 /// How deep `parallel` and `repeat` may nest.
@@ -102,6 +121,10 @@ fn action(reader: &Reader<'_>, name: &str, at: At<'_>, names: &Names<'_>, depth:
         "restart" => target(reader, at, names, &[]).map(|(target, _)| Action::Restart(target)),
         "freeze" => target(reader, at, names, &[]).map(|(target, _)| Action::Freeze(target)),
         "thaw" => target(reader, at, names, &[]).map(|(target, _)| Action::Thaw(target)),
+        "invalidSegment" => {
+            let (from, port) = connection(reader, at, names)?;
+            Some(Action::InvalidSegment { from, port })
+        }
         "probe" | "delete" | "istiod" | "link" | "netem" | "rules" => faults::read(reader, name, at, names),
         "wait" => wait(reader, at, names),
         _ if depth >= DEEPEST => {
@@ -425,24 +448,23 @@ fn event(reader: &Reader<'_>, name: &str, at: At<'_>, names: &Names<'_>) -> Opti
             ))
         }
         _ => {
-            let inner = reader.map(at.clone(), &["from", "port"])?;
-            let from = from(reader, &at, &inner, names);
-            let port = inner
-                .get("port")
-                .and_then(|at| reader.parsed(at, "write a port from 1 to 65535"));
-            if port.is_none() {
-                reader.wrong(
-                    &at,
-                    "no `port`",
-                    "write `connection: {from: POD/PROCESS, port: PORT}`",
-                );
-            }
-            Some(Event::Connection {
-                from: from?.target,
-                port: port?,
-            })
+            let (from, port) = connection(reader, at, names)?;
+            Some(Event::Connection { from, port })
         }
     }
+}
+
+/// `{from: POD/PROCESS, port: PORT}`.
+fn connection(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<(Target, NonZeroU16)> {
+    let inner = reader.map(at.clone(), &["from", "port"])?;
+    let from = from(reader, &at, &inner, names);
+    let port = inner
+        .get("port")
+        .and_then(|at| reader.parsed(at, "write a port from 1 to 65535"));
+    if port.is_none() {
+        reader.wrong(&at, "no `port`", "write `{from: POD/PROCESS, port: PORT}`");
+    }
+    Some((from?.target, port?))
 }
 
 fn is<'v>(reader: &Reader<'_>, at: &At<'_>, fields: &Fields<'v>, example: &str) -> Option<At<'v>> {
