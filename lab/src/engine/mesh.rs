@@ -202,7 +202,7 @@ pub(super) async fn istiod_up(lab: &Rc<Lab>) -> Result<(), String> {
 }
 
 /// Has the state told once more, though nothing has changed.
-fn republish(lab: &Lab) {
+pub(super) fn republish(lab: &Lab) {
     lab.stale.set(true);
     lab.watched.change(|_| ());
 }
@@ -227,7 +227,8 @@ pub(super) async fn follow(lab: Rc<Lab>) {
 }
 
 async fn publish(lab: &Lab, set: &BTreeSet<PodId>, generation: u64) -> Result<(), String> {
-    let registry = lab.plan.registry(&lab.scenario, set);
+    let absent = lab.watched.read(|state| state.absent.clone());
+    let registry = lab.plan.registry(&lab.scenario, set, &absent);
     let services = lab.plan.kube_proxy(&registry);
     // The kernel takes its time to commit rules (an RCU grace period); the sidecars are told meanwhile.
     let command = Command::State { generation, registry };

@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) routed: u64,
     /// The generation that the ready pods ask for.
     pub(super) wanted: u64,
+    /// Services that are not there yet, by their index.
+    pub(super) absent: BTreeSet<usize>,
     /// istiod was stopped by a step.
     pub(super) istiod_down: bool,
     /// The node ids of the proxies whose streams istiod has.
@@ -186,6 +188,13 @@ impl Watched {
             synced: 0,
             routed: 0,
             wanted: 0,
+            absent: scenario
+                .services
+                .iter()
+                .enumerate()
+                .filter(|(_, service)| service.held)
+                .map(|(index, _)| index)
+                .collect(),
             istiod_down: false,
             connected: BTreeSet::new(),
             failure: None,

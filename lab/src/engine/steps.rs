@@ -129,6 +129,12 @@ async fn act(lab: &Rc<Lab>, step: &Step, alone: bool) -> Result<Done, String> {
         Action::Probe { pod, container, kind } => {
             request::probe(lab, *pod, *container, *kind).await.map(Done::from)
         }
+        Action::Apply(service) => {
+            lab.watched.change(|state| state.absent.remove(service));
+            mesh::republish(lab);
+            lab.settled_mesh(SETTLE).await?;
+            Ok(Done::quietly())
+        }
         Action::Istiod(Power::Down) => mesh::istiod_down(lab).await.map(|()| Done::quietly()),
         Action::Istiod(Power::Up) => mesh::istiod_up(lab).await.map(|()| Done::quietly()),
         Action::Link(pod, power) => faults::set_link(lab, *pod, *power)
@@ -161,6 +167,10 @@ async fn release(lab: &Rc<Lab>, pod: PodId, gates: &[Gate]) -> Result<Done, Stri
         }
     });
     mesh::hold(lab, pod, gates, false).await?;
+    if gates.iter().any(|gate| matches!(gate, Gate::Xds(_))) {
+        // What was held is owed now; a new state is not acknowledged before that.
+        mesh::republish(lab);
+    }
     settle(lab, pod).await?;
     Ok(Done::quietly())
 }

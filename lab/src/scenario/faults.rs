@@ -17,6 +17,12 @@ pub(super) fn read(reader: &Reader<'_>, name: &str, at: At<'_>, names: &Names<'_
             let fields = reader.map(at.clone(), &["pod"])?;
             pod(reader, &at, &fields, names).map(Action::Delete)
         }
+        "apply" => {
+            let fields = reader.map(at.clone(), &["service"])?;
+            let service = needed(reader, &at, &fields, "service", "`service: NAME`")?;
+            let name = reader.string(service.clone())?;
+            names.held_service(reader, &service, &name).map(Action::Apply)
+        }
         "link" => {
             let fields = reader.map(at.clone(), &["pod", "state"])?;
             let pod = pod(reader, &at, &fields, names)?;
@@ -139,6 +145,81 @@ fn container(
                 "name a container of the pod's spec",
             );
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::scenario::parse;
+
+    const GOOD: &str = r#"
+services: [{name: late, hold: true, ports: [{port: 80}], selector: {app: a}}]
+pods:
+  - {name: a, labels: {app: a}, containers: [{name: web, app: {http: 80}, readinessProbe: {httpGet: {port: 80}}}]}
+  - {name: b, sidecar: false, containers: [{name: b}]}
+steps:
+  - istiod: down
+  - delete: {pod: a}
+  - link: {pod: a, state: up}
+  - netem: {pod: a, delay: 20ms, loss: 10%}
+  - rules: {pod: a, again: verify}
+  - apply: {service: late}
+  - invalidSegment: {from: b, port: 80}
+  - probe: {pod: a, container: web, probe: readinessProbe}
+  - wait: {event: {pod: a, is: web ended 0}}
+    expect: {phase: {a: Running}, ready: {a: false}, restarts: {a/web: ">=1"}, events: {a: [web started, ready]}}
+"#;
+
+    #[test]
+    fn faults_and_what_is_asked_of_pods_are_read() {
+        let loaded = parse("f.yaml", GOOD).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));
+        assert_eq!(loaded.scenario.steps.len(), 9);
+        assert!(loaded.scenario.services[0].held);
+    }
+
+    #[test]
+    fn mistakes_say_what_would_be_right() {
+        for (from, to, wanted) in [
+            ("istiod: down", "istiod: off", "is none of: up, down"),
+            ("state: up", "state: on", "is none of: up, down"),
+            ("loss: 10%", "loss: 0.1", "write a percentage from 0% to 100%"),
+            ("loss: 10%", "loss: 101%", "write a percentage from 0% to 100%"),
+            ("delay: 20ms", "delay: -20ms", "is not a duration"),
+            ("rules: {pod: a,", "rules: {pod: b,", "this pod has no rules"),
+            ("again: verify", "again: once", "is none of: verify, blindly"),
+            ("service: late", "service: later", "did you mean `late`?"),
+            (
+                "probe: readinessProbe",
+                "probe: livenessProbe",
+                "has no livenessProbe",
+            ),
+            ("container: web,", "container: agent,", "the agent's matter"),
+            (
+                "is: web ended 0",
+                "is: web begins",
+                "does not happen to a container",
+            ),
+            (
+                "is: web ended 0",
+                "is: wib started",
+                "containers are: web, istio-proxy, istio-init",
+            ),
+            ("\">=1\"", "some", "is no number of restarts"),
+            ("a: Running", "a: Walking", "is none of: Pending"),
+            (
+                "event: {pod: a, is: web ended 0}",
+                "ready: a, notReady: a",
+                "several things to wait for",
+            ),
+        ] {
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD, "{from}");
+            let said = match parse("f.yaml", &text) {
+                Ok(_) => panic!("`{to}` was taken"),
+                Err(mistakes) => anstream::adapter::strip_str(&mistakes.render()).to_string(),
+            };
+            assert!(said.contains(wanted), "`{to}`: no `{wanted}` in\n{said}");
         }
     }
 }

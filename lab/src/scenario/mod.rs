@@ -97,7 +97,7 @@ fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
     if let Some(at) = fields.get("race") {
         reader.wrong(&at, "this is a race", "run it by `lab race FILE`");
     }
-    let names = Names::new(&scenario.pods);
+    let names = Names::new(&scenario.pods, &scenario.services);
     let steps = if let Some(at) = fields.get("steps") {
         steps::read(reader, at, &names)
     } else {

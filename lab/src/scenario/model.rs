@@ -97,6 +97,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Labels that its pods carry, all of them.
     pub selector: BTreeMap<String, String>,
+    /// It is not there until a step applies it.
+    pub held: bool,
 }
 
 /// A port of a service.
@@ -390,6 +392,8 @@ pub enum Action {
         /// Which.
         kind: ProbeKind,
     },
+    /// A service that was held is there from now on: index into [`Scenario::services`].
+    Apply(usize),
     /// Stops istiod, or starts it again.
     Istiod(Power),
     /// Takes a pod's link down, or up again.

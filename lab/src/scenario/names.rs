@@ -2,16 +2,41 @@
 
 use super::fields::{At, Reader, nearest, suggestion};
 use super::lifecycle::ContainerKind;
-use super::model::{Actor, Container, ContainerId, Gate, Pod, PodId, ProcessName, Target, Workload, XdsType};
+use super::model::{
+    Actor, Container, ContainerId, Gate, Pod, PodId, ProcessName, Service, Target, Workload, XdsType,
+};
 
 /// The pods of a scenario, to look names up in.
 pub(super) struct Names<'p> {
     pods: &'p [Pod],
+    services: &'p [Service],
 }
 
 impl<'p> Names<'p> {
-    pub(super) const fn new(pods: &'p [Pod]) -> Self {
-        Self { pods }
+    pub(super) const fn new(pods: &'p [Pod], services: &'p [Service]) -> Self {
+        Self { pods, services }
+    }
+
+    /// A service that is held, by its name.
+    pub(super) fn held_service(&self, reader: &Reader<'_>, at: &At<'_>, name: &str) -> Option<usize> {
+        let held = self
+            .services
+            .iter()
+            .enumerate()
+            .filter(|(_, service)| service.held);
+        let known: Vec<(usize, &str)> = held
+            .map(|(index, service)| (index, service.name.as_str()))
+            .collect();
+        let found = known.iter().find(|(_, known)| *known == name);
+        if found.is_none() {
+            let names: Vec<&str> = known.iter().map(|(_, name)| *name).collect();
+            reader.wrong(
+                at,
+                &format!("`{name}` is no service that is held"),
+                &suggestion(name, "services with `hold: true`", &names),
+            );
+        }
+        found.map(|(index, _)| *index)
     }
 
     pub(super) fn pod_of(&self, id: PodId) -> &'p Pod {

@@ -70,7 +70,7 @@ pub fn parse(file: &str, text: &str) -> Result<Race, Mistakes> {
 
 fn race(reader: &Reader<'_>, at: At<'_>, scenario: Scenario) -> Option<Race> {
     let fields = reader.map(at.clone(), &["pod", "events", "order", "kubelet", "requests"])?;
-    let names = Names::new(&scenario.pods);
+    let names = Names::new(&scenario.pods, &scenario.services);
     let pod = steps::pod(reader, &at, &fields, &names)?;
     let mut events = gates(reader, &at, &fields, &names, pod);
     let requests_at = fields.get("requests");

@@ -66,7 +66,7 @@ pub fn schema() -> Value {
         "initContainers": list(container), "restartPolicy": policy, "terminationGracePeriodSeconds": count, "cni": flag,
         "securityContext": { "type": "object" } } });
     let service = json!({ "type": "object", "properties": {
-        "name": text, "selector": texts,
+        "name": text, "selector": texts, "hold": flag,
         "ports": list(json!({ "type": "object", "required": ["port"], "properties": {
             "name": text, "port": port, "targetPort": port, "appProtocol": text, "protocol": { "enum": ["TCP"] } } })) } });
     let legs = json!({ "type": "object", "additionalProperties": list(text.clone()) });
@@ -95,7 +95,7 @@ pub fn schema() -> Value {
             "hold": gates, "release": gates, "start": process, "stop": process,
             "invalidSegment": object(json!({ "from": text, "port": port }), &["from", "port"]),
             "restart": process, "freeze": process, "thaw": process, "istiod": power,
-            "delete": object(json!({ "pod": text }), &["pod"]),
+            "delete": object(json!({ "pod": text }), &["pod"]), "apply": object(json!({ "service": text }), &["service"]),
             "link": object(json!({ "pod": text, "state": power }), &["pod", "state"]),
             "netem": object(json!({ "pod": text, "delay": duration, "jitter": duration, "loss": text }), &["pod"]),
             "rules": object(json!({ "pod": text, "again": { "enum": ["verify", "blindly"] } }), &["pod", "again"]),

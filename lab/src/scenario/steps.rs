@@ -34,6 +34,7 @@ pub(super) const ACTIONS: &[&str] = &[
     "freeze",
     "thaw",
     "delete",
+    "apply",
     "istiod",
     "link",
     "netem",
@@ -125,7 +126,9 @@ fn action(reader: &Reader<'_>, name: &str, at: At<'_>, names: &Names<'_>, depth:
             let (from, port) = connection(reader, at, names)?;
             Some(Action::InvalidSegment { from, port })
         }
-        "probe" | "delete" | "istiod" | "link" | "netem" | "rules" => faults::read(reader, name, at, names),
+        "probe" | "delete" | "apply" | "istiod" | "link" | "netem" | "rules" => {
+            faults::read(reader, name, at, names)
+        }
         "wait" => wait(reader, at, names),
         _ if depth >= DEEPEST => {
             reader.wrong(&at, "steps are nested too deeply", "write them side by side");
