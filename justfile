@@ -12,6 +12,10 @@ test *args:
 lint:
     ./x lint
 
+# the built-in data plane and Envoy side by side (BLESS=1 writes docs/conformance.md)
+conformance *args:
+    ./x conformance {{args}}
+
 # the benchmarks
 bench *args:
     ./x bench {{args}}

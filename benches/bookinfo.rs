@@ -105,7 +105,7 @@ fn raw_in_a_world() -> f64 {
 }
 
 fn raw_cost() -> f64 {
-    let _settled = entry::settle_in().expect("mounts");
+    let _settled = entry::settle_in(None).expect("mounts");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

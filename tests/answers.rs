@@ -1,5 +1,5 @@
-//! What a client gets from the built-in sidecar, row by row as it was measured with Envoy 1.40: status, body, response
-//! flags, by way of real rules, real xDS and real sockets.
+//! What a client gets from the built-in sidecar, row by row as it was measured with Envoy 1.40, and from Envoy itself:
+//! status, body, response flags, by way of real rules, real xDS and real sockets.
 
 use serde_json::Value;
 
@@ -47,11 +47,14 @@ fn run(retries: u32, policy: &str, steps: &[(&str, &str)]) {
             request.replace('\'', "")
         ));
     }
-    let document = Lab::scenario(&text).arg("--output=json").status_or_show(0);
-    assert_eq!(
-        document["scenarios"][0]["steps"].as_array().map(Vec::len),
-        Some(steps.len())
-    );
+    for proxy in ["--proxy=builtin", "--proxy=envoy"] {
+        let lab = Lab::scenario(&text).arg("--output=json").arg(proxy);
+        let document = lab.status_or_show(0);
+        assert_eq!(
+            document["scenarios"][0]["steps"].as_array().map(Vec::len),
+            Some(steps.len())
+        );
+    }
 }
 
 impl Lab {

@@ -90,6 +90,24 @@ fn killed_without_a_chance_to_clean_up() {
     assert_eq!(Host::now(), before);
 }
 
+/// The first process of the lab is stopped, so it cannot hear that it is to come down.
+#[test]
+fn interrupted_while_it_does_not_listen() {
+    let before = Host::now();
+    let lab = Lab::shipped("startup-order.yaml").arg("--output=human");
+    let mut child = lab.spawn();
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert!(lines.map(|line| line.unwrap()).any(|line| line.contains("up in")));
+    let below = descendants(child.id());
+    let world = below[0];
+    kill(nix::unistd::Pid::from_raw(world), Signal::SIGSTOP).unwrap();
+    kill(pid(&child), Signal::SIGINT).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130), "{status}");
+    all_gone(&below);
+    assert_eq!(Host::now(), before);
+}
+
 #[test]
 fn two_labs_at_once_do_not_meet() {
     let file = crate::support::root().join("scenarios/startup-order.yaml");

@@ -10,12 +10,14 @@
 mod support;
 
 mod answers;
+mod envoy;
 mod exit_codes;
 mod failures;
 mod host_untouched;
 mod lifecycle;
 mod pods;
 mod races;
+mod raw;
 mod scenarios;
 mod tidy;
 mod usage;

@@ -1,8 +1,9 @@
 //! What a process in a pod is and sees, and what steps do to it.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
-use crate::support::Lab;
+use crate::support::{Lab, copy_program};
 
 const POD: &str = "name: p\n\
     services: [{name: web, ports: [{name: http, port: 80, targetPort: 8080}]}]\n\
@@ -103,7 +104,7 @@ fn a_binary_that_other_users_cannot_reach_still_starts() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let copy = dir.path().join("lab");
-    std::fs::copy(env!("CARGO_BIN_EXE_lab"), &copy).unwrap();
+    copy_program(Path::new(env!("CARGO_BIN_EXE_lab")), &copy);
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o700)).unwrap();
     let file = dir.path().join("s.yaml");
     std::fs::write(

@@ -4,7 +4,7 @@ use crate::support::Lab;
 
 /// The table of the six types, as measured with an unmodified Envoy and `xtables-monitor` (`ISTIO_OUTPUT`'s nine rules).
 /// It stands here a second time on purpose: a change of a scenario file must not change what is true.
-const TRUTH: [(&str, &str, &[&str]); 9] = [
+pub(crate) const TRUTH: [(&str, &str, &[&str]); 9] = [
     (
         "Type 1: remote pod -> local pod",
         "reviews-v1",

@@ -1,7 +1,9 @@
 //! The command line of the sidecar's two processes.
 
 use std::ffi::OsStr;
+use std::num::NonZeroU16;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +33,12 @@ pub struct AgentArgs {
     /// Where the app has metrics, PORT/PATH
     #[arg(long)]
     pub app_metrics: Option<String>,
+    /// The data plane is this Envoy, instead of the one in this program
+    #[arg(long)]
+    pub envoy: Option<PathBuf>,
+    /// Worker threads of the data plane
+    #[arg(long, default_value_t = NonZeroU16::MIN)]
+    pub concurrency: NonZeroU16,
     /// How long the data plane goes on after SIGTERM (`terminationDrainDuration`)
     #[arg(long, default_value_t = 0)]
     pub termination_drain_ms: u64,
@@ -57,6 +65,18 @@ pub struct DataPlaneArgs {
     /// `sidecar~IP~POD.NAMESPACE~DOMAIN`
     #[arg(long)]
     pub node_id: String,
+    /// Worker threads
+    #[arg(long, default_value_t = NonZeroU16::MIN)]
+    pub concurrency: NonZeroU16,
+}
+
+impl DataPlaneArgs {
+    fn bootstrap(&self) -> Bootstrap {
+        Bootstrap {
+            concurrency: self.concurrency,
+            ..Bootstrap::istio(&self.node_id)
+        }
+    }
 }
 
 /// Runs one of them until SIGTERM. `exec` is what leads to these subcommands on the command line of this program.
@@ -67,7 +87,7 @@ pub fn run(sidecar: Sidecar, exec: &[&OsStr]) -> ExitCode {
     };
     // A name in `ps` is a convenience.
     nix::sys::prctl::set_name(name).unwrap_or_default();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match data_plane::runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
@@ -88,7 +108,7 @@ pub fn run(sidecar: Sidecar, exec: &[&OsStr]) -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failed(&error),
             },
-            Sidecar::DataPlane(args) => match data_plane::run(Bootstrap::istio(&args.node_id), stop).await {
+            Sidecar::DataPlane(args) => match data_plane::run(args.bootstrap(), stop).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failed(&error),
             },

@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::access_log::sink;
 use crate::bootstrap::Bootstrap;
 use crate::config::Refused;
 use crate::config::cluster::{ClusterConfig, Discovery};
@@ -19,6 +20,8 @@ use crate::config::listener::ListenerConfig;
 use crate::config::route::RouteTable;
 use crate::stats::Stats;
 use crate::upstream::Cluster;
+use crate::upstream::watch::IdleWatch;
+use crate::workers::Workers;
 use crate::xds::{self, Kind};
 use crate::{admin, serve};
 
@@ -87,6 +90,9 @@ pub struct Proxy {
     got_clusters: Cell<bool>,
     got_listeners: Cell<bool>,
     tasks: RefCell<JoinSet<()>>,
+    idle: Rc<IdleWatch>,
+    /// The threads beside this one.
+    pub(crate) workers: Workers,
 }
 
 /// Why a data plane did not start.
@@ -95,6 +101,9 @@ pub enum Error {
     /// The bootstrap.
     #[error("bootstrap: {0}")]
     Bootstrap(#[from] Refused),
+    /// A thread.
+    #[error("starting a worker")]
+    Worker(#[source] std::io::Error),
     /// The admin port.
     #[error("binding admin to {address}")]
     Admin {
@@ -106,6 +115,14 @@ pub enum Error {
     },
 }
 
+/// What a thread of the data plane runs on. It writes access logs before it waits.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(sink::flush)
+        .build()
+}
+
 /// A line of the data plane's own log, on standard error.
 pub fn log(line: &str) {
     use std::io::Write as _;
@@ -115,7 +132,11 @@ pub fn log(line: &str) {
 
 /// Runs until `stop` is ready.
 pub async fn run(bootstrap: Bootstrap, stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let proxy = Proxy::new(bootstrap);
+    let proxy = Proxy::new(bootstrap, Stats::default());
+    proxy
+        .workers
+        .start(&proxy.bootstrap, &proxy.stats)
+        .map_err(Error::Worker)?;
     let address = proxy.bootstrap.admin;
     let admin = serve::bind(address).map_err(|source| Error::Admin { address, source })?;
     proxy.take_static()?;
@@ -123,19 +144,29 @@ pub async fn run(bootstrap: Bootstrap, stop: impl Future<Output = ()>) -> Result
     let admin = tokio::task::spawn_local(admin::serve(Rc::clone(&proxy), admin, quit));
     let (server, node) = (proxy.bootstrap.xds.clone(), proxy.bootstrap.node());
     let xds = tokio::task::spawn_local(xds::run(Rc::clone(&proxy), server, node));
+    let watch = tokio::task::spawn_local(Rc::clone(&proxy).watch_idle());
     tokio::select! {
         () = stop => {}
         _ = quitting.changed() => {}
     }
     xds.abort();
     admin.abort();
+    watch.abort();
+    sink::flush();
     Ok(())
 }
 
 impl Proxy {
-    fn new(bootstrap: Bootstrap) -> Rc<Self> {
+    /// The data plane of a further worker.
+    pub(crate) fn follower(bootstrap: Bootstrap, stats: Stats) -> Result<Rc<Self>, Refused> {
+        let proxy = Self::new(bootstrap, stats);
+        proxy.take_static()?;
+        Ok(proxy)
+    }
+
+    fn new(bootstrap: Bootstrap, stats: Stats) -> Rc<Self> {
         Rc::new(Self {
-            stats: Stats::default(),
+            stats,
             started: Instant::now(),
             bootstrap,
             clusters: RefCell::default(),
@@ -147,12 +178,14 @@ impl Proxy {
             got_clusters: Cell::new(false),
             got_listeners: Cell::new(false),
             tasks: RefCell::default(),
+            idle: Rc::default(),
+            workers: Workers::default(),
         })
     }
 
     fn take_static(&self) -> Result<(), Refused> {
         for proto in self.bootstrap.clusters() {
-            let cluster = Cluster::new(ClusterConfig::from_proto(&proto)?, &self.stats);
+            let cluster = Cluster::new(ClusterConfig::from_proto(&proto)?, &self.stats, &self.idle);
             let known = KnownCluster {
                 cluster,
                 warm: true,
@@ -196,8 +229,20 @@ impl Proxy {
         }
     }
 
+    /// Closes idle connections when their hosts do; never ends.
+    pub(crate) async fn watch_idle(self: Rc<Self>) {
+        let idle = Rc::clone(&self.idle);
+        idle.run(|| {
+            for known in self.clusters.borrow().values() {
+                known.cluster.sweep();
+            }
+        })
+        .await;
+    }
+
     /// No new connections from now on.
     pub fn drain(&self) {
+        self.workers.drain();
         self.state.set(ServerState::Draining);
         for listener in self.listeners.borrow_mut().values_mut() {
             if let Some(socket) = listener.socket.take() {
@@ -249,7 +294,7 @@ impl Proxy {
             Discovery::Eds(name) => Some(self.endpoints.borrow().get(name).cloned()),
             Discovery::Static(_) | Discovery::OriginalDst | Discovery::StrictDns(_) => None,
         };
-        let cluster = Cluster::new(config, &self.stats);
+        let cluster = Cluster::new(config, &self.stats, &self.idle);
         // A cluster whose endpoints are known from before is warm at once.
         let warm = match endpoints {
             Some(Some(hosts)) => {

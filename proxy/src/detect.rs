@@ -14,7 +14,7 @@ pub enum Seen {
 }
 
 /// The HTTP/2 connection preface (RFC 9113 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The longest request line that is waited for; Envoy's inspector reads up to 64 KiB.
 const LONGEST: usize = 64 * 1024;

@@ -14,6 +14,8 @@ pub mod upstream;
 
 pub mod detect;
 
+mod splice;
+
 pub mod http;
 pub mod tcp;
 
@@ -26,6 +28,7 @@ pub mod admin;
 pub mod bootstrap;
 
 pub mod data_plane;
+mod workers;
 
 pub mod agent;
 

@@ -11,14 +11,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::addr::{Arrival, Downstream};
 use crate::config::listener::{FilterChain, ListenerConfig, NetworkFilter};
 use crate::data_plane::Proxy;
 use crate::detect::{self, Seen};
-use crate::http::{self, HttpStats};
+use crate::http::{self, h1::fill};
 use crate::upstream::connect::next_id;
 use crate::within::at_most;
 use crate::{sys, tcp};
@@ -97,6 +97,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     };
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    // Each worker has a socket of its own, and the kernel spreads connections over them.
+    socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(4096)?;
@@ -109,9 +111,9 @@ pub async fn accept(proxy: Rc<Proxy>, name: String, socket: TcpListener) {
         .local_addr()
         .map(|address| address.to_string().replace(':', "_"))
         .unwrap_or_default();
-    let total = proxy
-        .stats
-        .counter(&format!("listener.{address}.downstream_cx_total"));
+    let count = |last: &str| format!("listener.{address}.{last}");
+    let total = proxy.stats.counter(&count("downstream_cx_total"));
+    let active = proxy.stats.gauge(&count("downstream_cx_active"));
     loop {
         // The client was gone before it was accepted, or descriptors ran out for a moment.
         let Ok((stream, client)) = socket.accept().await else {
@@ -122,10 +124,11 @@ pub async fn accept(proxy: Rc<Proxy>, name: String, socket: TcpListener) {
         let Some(listener) = proxy.listener(&name) else {
             return;
         };
-        let task_proxy = Rc::clone(&proxy);
+        let (task_proxy, active) = (Rc::clone(&proxy), active.hold());
         proxy.spawn(async move {
             // What goes wrong with one connection ends that connection.
             drop(connection(task_proxy, listener, stream, client).await);
+            drop(active);
         });
     }
 }
@@ -146,11 +149,9 @@ async fn connection(
         Arrival::Redirected(_) | Arrival::Direct(_) => listener,
     };
     let port = downstream.local().port();
-    let mut io = Prefixed {
-        prefix: BytesMut::new(),
-        stream,
-    };
-    let Some(seen) = inspect(&listener, port, &mut io).await? else {
+    let mut stream = stream;
+    let mut prefix = BytesMut::new();
+    let Some(seen) = inspect(&listener, port, &mut stream, &mut prefix).await? else {
         return Ok(());
     };
     let (transport, application) = match seen {
@@ -165,40 +166,36 @@ async fn connection(
             .inc();
         return Ok(());
     };
-    run(proxy, chain, downstream, io).await
+    run(proxy, chain, downstream, stream, prefix).await
 }
 
 async fn run(
     proxy: Rc<Proxy>,
     chain: Rc<FilterChain>,
     downstream: Downstream,
-    mut io: Prefixed,
+    mut stream: TcpStream,
+    mut prefix: BytesMut,
 ) -> io::Result<()> {
     let id = next_id();
     match &chain.filter {
-        NetworkFilter::Tcp(config) => tcp::serve(&proxy, config, &chain, downstream, id, io).await,
-        NetworkFilter::Http(config) => {
+        NetworkFilter::Tcp(config) => {
+            tcp::serve(&proxy, config, &chain, downstream, id, stream, prefix).await;
+        }
+        NetworkFilter::Http(_) => {
             // Which HTTP it is shows in the first bytes; a client of HTTP always speaks first.
-            let is_http2 = loop {
-                match detect::look(&io.prefix, false, true) {
-                    Seen::Http("h2c") => break true,
-                    Seen::More if could_be_http2(&io.prefix) => {
-                        if io.stream.read_buf(&mut io.prefix).await? == 0 {
-                            return Ok(());
-                        }
-                    }
-                    _ => break false,
+            while could_be_http2(&prefix) {
+                if fill(&mut stream, &mut prefix).await? == 0 {
+                    return Ok(());
                 }
-            };
-            let stats = HttpStats::new(&proxy.stats, &config.stat_prefix);
+            }
+            let is_http2 = prefix.starts_with(detect::PREFACE);
             let connection = http::Connection {
                 proxy,
                 downstream,
                 id,
-                chain: Rc::clone(&chain),
-                stats,
+                chain,
             };
-            http::serve(connection, io, is_http2).await;
+            http::serve(connection, stream, prefix, is_http2).await;
         }
     }
     Ok(())
@@ -206,7 +203,7 @@ async fn run(
 
 /// Nothing yet, or the beginning of the HTTP/2 preface.
 fn could_be_http2(prefix: &[u8]) -> bool {
-    prefix.is_empty() || (prefix.len() < 24 && b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".starts_with(prefix))
+    prefix.len() < detect::PREFACE.len() && detect::PREFACE.starts_with(prefix)
 }
 
 /// The listener of an original destination: of that address, or of any address with that port.
@@ -221,7 +218,12 @@ fn hand_off(proxy: &Proxy, original: SocketAddr) -> Option<Rc<ListenerConfig>> {
 }
 
 /// Runs the listener filters; none means that the connection ends here.
-async fn inspect(listener: &ListenerConfig, port: u16, io: &mut Prefixed) -> io::Result<Option<Seen>> {
+async fn inspect(
+    listener: &ListenerConfig,
+    port: u16,
+    stream: &mut TcpStream,
+    prefix: &mut BytesMut,
+) -> io::Result<Option<Seen>> {
     let on = |filter: &Option<crate::config::listener::Skip>| {
         filter.as_ref().is_some_and(|skip| !skip.skips(port))
     };
@@ -231,14 +233,10 @@ async fn inspect(listener: &ListenerConfig, port: u16, io: &mut Prefixed) -> io:
     }
     let read = async {
         loop {
-            match detect::look(&io.prefix, for_tls, for_http) {
+            match detect::look(prefix, for_tls, for_http) {
                 Seen::More => {
-                    if io.stream.read_buf(&mut io.prefix).await? == 0 {
-                        return Ok::<_, io::Error>(if io.prefix.is_empty() {
-                            None
-                        } else {
-                            Some(Seen::Other)
-                        });
+                    if fill(stream, prefix).await? == 0 {
+                        return Ok::<_, io::Error>(None);
                     }
                 }
                 seen => return Ok(Some(seen)),

@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
-use tokio::io::AsyncWriteExt as _;
+use bytes::BytesMut;
+use tokio::net::TcpStream;
 
 use crate::access_log::{Flags, Record};
 use crate::addr::Downstream;
 use crate::config::choose_by_weight;
 use crate::config::listener::{FilterChain, TcpConfig};
 use crate::data_plane::Proxy;
-use crate::serve::Prefixed;
-use crate::upstream::connect::{connect, next_id};
+use crate::splice::{self, Ended};
+use crate::upstream::connect::{connect, link};
 
 /// What is known of a connection when it ends.
 struct Outcome {
@@ -33,19 +34,15 @@ pub async fn serve(
     chain: &FilterChain,
     downstream: Downstream,
     id: u64,
-    client: Prefixed,
+    client: TcpStream,
+    prefix: BytesMut,
 ) {
     let (start, clock) = (SystemTime::now(), Instant::now());
-    let active = proxy
-        .stats
-        .gauge(&format!("tcp.{}.downstream_cx_active", config.stat_prefix));
-    proxy
-        .stats
-        .counter(&format!("tcp.{}.downstream_cx_total", config.stat_prefix))
-        .inc();
-    active.inc();
-    let outcome = pass(proxy, config, downstream, client).await;
-    active.dec();
+    let stats = config.stats(&proxy.stats);
+    stats.cx_total.inc();
+    let active = stats.cx_active.hold();
+    let outcome = pass(proxy, config, downstream, client, prefix).await;
+    drop(active);
     let record = Record {
         start,
         duration: clock.elapsed(),
@@ -82,7 +79,8 @@ async fn pass(
     proxy: &Rc<Proxy>,
     config: &TcpConfig,
     downstream: Downstream,
-    mut client: Prefixed,
+    client: TcpStream,
+    prefix: BytesMut,
 ) -> Outcome {
     let name = choose_by_weight(&config.clusters);
     let mut outcome = Outcome {
@@ -102,27 +100,41 @@ async fn pass(
     let Some(host) = cluster.choose(downstream.local(), &[]) else {
         cluster.stats.cx_none_healthy.inc();
         outcome.flags.set(Flags::NO_HEALTHY_UPSTREAM);
-        // Dropping it sends a FIN, or an RST if the client has sent what nobody read: so does Envoy.
+        refuse(&client, &prefix);
         return outcome;
     };
-    outcome.host = Some(host);
-    let mut upstream = match connect(&cluster, host).await {
-        Ok(stream) => stream,
+    outcome.host = Some(host.address);
+    let opened = connect(&cluster, &host).await;
+    let upstream = opened.and_then(|stream| Ok((link(&cluster, &host, &stream)?, stream)));
+    let (link, upstream) = match upstream {
+        Ok(upstream) => upstream,
         Err(error) => {
             outcome.flags.set(Flags::UPSTREAM_CONNECTION_FAILURE);
             outcome.flags.set(Flags::RETRY_LIMIT_EXCEEDED_TCP);
             outcome.transport_reason = error.transport_reason();
+            refuse(&client, &prefix);
             return outcome;
         }
     };
-    outcome.local = upstream.local_addr().ok();
-    outcome.upstream_id = Some(next_id());
-    cluster.stats.cx_active.inc();
-    // An error is a reset by one side; what had passed by then is not told by it.
-    if let Ok((received, sent)) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
-        (outcome.received, outcome.sent) = (received, sent);
+    (outcome.local, outcome.upstream_id) = (Some(link.local), Some(link.id));
+    let passed = splice::both_ways(client, prefix, upstream, BytesMut::new()).await;
+    (outcome.received, outcome.sent) = (passed.to_host, passed.to_client);
+    match passed.ended {
+        Ended::Client => outcome.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION),
+        Ended::ClientReset => outcome.flags.set(Flags::DOWNSTREAM_REMOTE_RESET),
+        Ended::HostReset => outcome.flags.set(Flags::UPSTREAM_REMOTE_RESET),
+        Ended::Both | Ended::Host => {}
     }
-    cluster.stats.cx_active.dec();
-    drop(upstream.shutdown().await);
     outcome
+}
+
+/// Ends a client's connection as Envoy does: by a reset if a listener filter looked at its first bytes (it only peeks, so
+/// they are unread), else by a FIN, whatever came.
+fn refuse(client: &TcpStream, prefix: &[u8]) {
+    if !prefix.is_empty() {
+        splice::reset(client);
+        return;
+    }
+    let mut waste = [0; 4096];
+    while matches!(client.try_read(&mut waste), Ok(1..)) {}
 }

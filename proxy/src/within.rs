@@ -37,6 +37,11 @@ pub async fn at_most<F: Future>(
     }
 }
 
+/// Awaits `future` until that moment; none if it has not ended by then.
+pub async fn until<F: Future>(deadline: tokio::time::Instant, future: F) -> Option<F::Output> {
+    tokio::time::timeout_at(deadline, future).await.ok()
+}
+
 /// Lets a time pass that a back-off asks for.
 pub async fn back_off(pause: Duration) {
     #[expect(clippy::disallowed_methods, reason = "a back-off is time, not an event")]

@@ -16,6 +16,24 @@ pub(crate) fn root() -> PathBuf {
         .to_owned()
 }
 
+/// Copies a program. Another process does it: a child that some other test forks meanwhile would keep a descriptor of
+/// this one's open for writing, and a file that is open for writing cannot be executed (`ETXTBSY`).
+#[expect(clippy::disallowed_methods, reason = "the tests use cp")]
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(
+        copied.expect("starting cp").success(),
+        "copying {}",
+        from.display()
+    );
+}
+
+/// In a mount namespace of its own: empty directories in the place of those that have Python's packages.
+const HIDE_ENVOY: &str = r#"for dir in /usr/lib/python3* /usr/local/lib/python3*; do
+    if [ -d "$dir" ]; then mount -t tmpfs none "$dir"; fi
+done
+exec env -i PATH=/usr/sbin:/sbin "$0" "$@""#;
+
 /// A call of `lab`, before it is made.
 #[must_use]
 pub(crate) struct Lab {
@@ -23,6 +41,8 @@ pub(crate) struct Lab {
     scenario: Option<tempfile::NamedTempFile>,
     /// Run as this user instead of root.
     uid: Option<u32>,
+    /// On a machine without Envoy.
+    bare: bool,
 }
 
 /// What a call of `lab` did.
@@ -37,8 +57,8 @@ impl Lab {
         Self {
             args: vec![subcommand.to_owned()],
             scenario: None,
-
             uid: None,
+            bare: false,
         }
     }
 
@@ -75,6 +95,12 @@ impl Lab {
         self
     }
 
+    /// As on a machine without Envoy: no environment, a PATH with nothing but the system's tools, no Python packages.
+    pub(crate) fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
     /// The file of `scenario`.
     pub(crate) fn file(&self) -> String {
         self.scenario
@@ -88,7 +114,13 @@ impl Lab {
     #[expect(clippy::disallowed_methods, reason = "the tests start the real binary")]
     fn command(&self) -> Command {
         use std::os::unix::process::CommandExt as _;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        let mut command = if self.bare {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-ec", HIDE_ENVOY, env!("CARGO_BIN_EXE_lab")]);
+            command
+        } else {
+            Command::new(env!("CARGO_BIN_EXE_lab"))
+        };
         command.args(&self.args).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(uid) = self.uid {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::App;
 use super::wire::AppEvent;
 use crate::client::connect::Attempts;
-use crate::client::wire::{Kind, Spec};
+use crate::client::wire::{Body, Kind, Spec};
 use crate::client::{self};
 
 /// Headers that Bookinfo's services pass on, by which traces and logs are joined.
@@ -42,7 +42,7 @@ pub(super) async fn call(app: &App, url: &str, headers: &HeaderMap) -> Value {
             method: "GET".to_owned(),
             url: url.to_owned(),
             headers: passed.collect(),
-            body: None,
+            body: Body::default(),
             http2: false,
         },
         timeout_ms: u64::try_from(LIMIT.as_millis()).unwrap_or(u64::MAX),

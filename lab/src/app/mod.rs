@@ -1,7 +1,10 @@
 //! The built-in workload (`lab app`): an HTTP or TCP server that calls others as a scenario says.
 
 mod calls;
+mod raw;
+mod replies;
 mod serve;
+mod tcp;
 pub mod wire;
 
 use std::cell::RefCell;
@@ -150,8 +153,9 @@ async fn open_and_serve(app: Rc<App>, gate: Option<RawFd>) -> Result<(), String>
     app.tell(&AppEvent::Listening { port });
     match app.spec.serve {
         Serve::Http { .. } => serve::http(app, socket).await,
-        Serve::Tcp { .. } => serve::tcp(socket, None).await,
-        Serve::TcpServerFirst { .. } => serve::tcp(socket, Some(b"lab-greeting\n")).await,
+        Serve::Tcp { .. } => tcp::serve(socket, None).await,
+        Serve::TcpServerFirst { .. } => tcp::serve(socket, Some(b"lab-greeting\n")).await,
+        Serve::RawHttp { .. } => raw::serve(app, socket).await,
         Serve::Nothing => std::future::pending().await,
     }
 }

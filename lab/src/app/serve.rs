@@ -1,4 +1,4 @@
-//! The servers of a built-in workload.
+//! The HTTP server of a built-in workload.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -6,9 +6,9 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Response, StatusCode, Version, header};
-use http_body_util::{BodyExt as _, Full};
+use bytes::BytesMut;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -20,6 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::client::raw::pause;
+
+use super::replies::{self, Reply, whole};
 use super::{App, calls};
 
 /// What an HTTP/2 client with prior knowledge begins with.
@@ -132,14 +135,19 @@ impl Misbehaviour {
     }
 }
 
-async fn answer(app: &App, request: Request<Incoming>, peer: std::net::SocketAddr) -> Response<Full<Bytes>> {
+async fn answer(app: &App, request: Request<Incoming>, peer: std::net::SocketAddr) -> Response<Reply> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    let response = match path.as_str() {
+    let mut response = match path.as_str() {
         "/health" => text(200, "ok\n"),
         "/metrics" => text(200, &metrics(app)),
         "/echo" => echo(&parts, body).await,
-        _ => match special(&path) {
+        "/sink" => replies::sink(body).await,
+        "/trailers" => replies::with_trailers(),
+        "/grpc/unary" => replies::grpc_unary(body).await,
+        "/grpc/stream" => replies::grpc_stream(body),
+        "/grpc/fail" => replies::grpc_fail(),
+        _ => match special(&path).await {
             Some(response) => response,
             None => {
                 routed(
@@ -154,13 +162,16 @@ async fn answer(app: &App, request: Request<Incoming>, peer: std::net::SocketAdd
             }
         },
     };
+    if parts.method == Method::HEAD && parts.version == Version::HTTP_2 {
+        replies::headers_alone(&mut response);
+    }
     let status = response.status().as_u16();
     *app.counts.borrow_mut().entry((path, status)).or_default() += 1;
     response
 }
 
-fn text(status: u16, body: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+pub(super) fn text(status: u16, body: &str) -> Response<Reply> {
+    let mut response = Response::new(whole(body.to_owned()));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(
         header::CONTENT_TYPE,
@@ -169,19 +180,25 @@ fn text(status: u16, body: &str) -> Response<Full<Bytes>> {
     response
 }
 
-/// `/status/CODE` and `/bytes/N`.
-fn special(path: &str) -> Option<Response<Full<Bytes>>> {
-    if let Some(code) = path.strip_prefix("/status/") {
-        return Some(text(code.parse().ok()?, ""));
+/// Answers that a path describes: `/status/CODE`, `/bytes/N`, `/chunked/N`, `/slow/MS`, `/drip/N/MS`.
+async fn special(path: &str) -> Option<Response<Reply>> {
+    let mut words = path.strip_prefix('/')?.split('/');
+    let (word, number, more) = (words.next()?, words.next()?, words.next());
+    let number: u64 = number.parse().ok()?;
+    match (word, more) {
+        ("status", None) => Some(text(u16::try_from(number).ok()?, "")),
+        ("bytes", None) => Some(replies::bytes(number)),
+        ("chunked", None) => Some(replies::chunked(number)),
+        ("slow", None) => {
+            pause(number).await;
+            Some(text(200, "slow\n"))
+        }
+        ("drip", Some(millis)) => Some(replies::drip(number, millis.parse().ok()?)),
+        _ => None,
     }
-    let number: usize = path.strip_prefix("/bytes/")?.parse().ok()?;
-    Some(Response::new(Full::new(Bytes::from(vec![
-        b'x';
-        number.min(1 << 30)
-    ]))))
 }
 
-async fn echo(parts: &http::request::Parts, body: Incoming) -> Response<Full<Bytes>> {
+async fn echo(parts: &http::request::Parts, body: Incoming) -> Response<Reply> {
     let body = match body.collect().await {
         Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
         Err(error) => return text(400, &error.to_string()),
@@ -200,7 +217,7 @@ async fn echo(parts: &http::request::Parts, body: Incoming) -> Response<Full<Byt
     json_response(200, &told)
 }
 
-fn json_response(status: u16, body: &Value) -> Response<Full<Bytes>> {
+pub(super) fn json_response(status: u16, body: &Value) -> Response<Reply> {
     let mut response = text(status, &format!("{body}\n"));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
@@ -216,7 +233,7 @@ async fn routed(
     method: &str,
     version: Version,
     peer: std::net::SocketAddr,
-) -> Response<Full<Bytes>> {
+) -> Response<Reply> {
     let route = app.spec.routes.get(path);
     let urls = route.map_or(&app.spec.calls, |route| &route.calls);
     let mut called = Vec::new();
@@ -244,27 +261,4 @@ fn metrics(app: &App) -> String {
         ));
     }
     text
-}
-
-/// Serves TCP: a greeting if there is one, then whatever comes, back.
-pub(super) async fn tcp(socket: TcpListener, greeting: Option<&'static [u8]>) -> Result<(), String> {
-    let mut open = JoinSet::new();
-    loop {
-        let (mut stream, _) = socket
-            .accept()
-            .await
-            .map_err(|error| format!("accepting: {error}"))?;
-        while open.try_join_next().is_some() {}
-        open.spawn_local(async move {
-            let served = async {
-                if let Some(greeting) = greeting {
-                    stream.write_all(greeting).await?;
-                }
-                let (mut read, mut write) = stream.split();
-                tokio::io::copy(&mut read, &mut write).await
-            };
-            // What goes wrong with one connection ends that connection.
-            drop(served.await);
-        });
-    }
 }

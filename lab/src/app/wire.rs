@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::client::wire::Piece;
 use crate::scenario::model::{self, Container, Listen, Workload};
 
 /// What a built-in workload does.
@@ -49,6 +50,11 @@ pub enum Serve {
         /// Its port.
         port: u16,
     },
+    /// HTTP/1 by hand.
+    RawHttp {
+        /// Its port.
+        port: u16,
+    },
     /// Nothing.
     Nothing,
 }
@@ -57,7 +63,10 @@ impl Serve {
     /// Its port, if it listens.
     pub const fn port(self) -> Option<u16> {
         match self {
-            Self::Http { port } | Self::Tcp { port } | Self::TcpServerFirst { port } => Some(port),
+            Self::Http { port }
+            | Self::Tcp { port }
+            | Self::TcpServerFirst { port }
+            | Self::RawHttp { port } => Some(port),
             Self::Nothing => None,
         }
     }
@@ -72,6 +81,45 @@ pub struct Route {
     pub body: Option<String>,
     /// URLs called first.
     pub calls: Vec<String>,
+    /// What is written instead.
+    pub raw: Option<Raw>,
+}
+
+/// An answer that is written as it is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raw {
+    /// What is written.
+    pub pieces: Vec<Piece>,
+    /// What follows.
+    pub then: Then,
+    /// It is written before the request's body is read.
+    pub early: bool,
+}
+
+/// What happens to the connection after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Then {
+    /// The next request is awaited.
+    Keep,
+    /// FIN.
+    Close,
+    /// RST.
+    Reset,
+}
+
+impl Raw {
+    fn of(raw: &model::Raw, expand: impl Fn(&str) -> String) -> Self {
+        Self {
+            pieces: raw.pieces.iter().map(|piece| Piece::of(piece, &expand)).collect(),
+            then: match raw.then {
+                model::Then::Keep => Then::Keep,
+                model::Then::Close => Then::Close,
+                model::Then::Reset => Then::Reset,
+            },
+            early: raw.early,
+        }
+    }
 }
 
 /// What a built-in workload tells.
@@ -116,12 +164,14 @@ impl AppSpec {
             status: route.status,
             body: route.body.clone(),
             calls: calls(&route.calls),
+            raw: route.raw.as_ref().map(|raw| Raw::of(raw, &expand)),
         };
         Self {
             serve: match app.listen {
                 Listen::Http(port) => Serve::Http { port: port.get() },
                 Listen::Tcp(port) => Serve::Tcp { port: port.get() },
                 Listen::TcpServerFirst(port) => Serve::TcpServerFirst { port: port.get() },
+                Listen::RawHttp(port) => Serve::RawHttp { port: port.get() },
             },
             bind: app.bind,
             calls: calls(&app.calls),

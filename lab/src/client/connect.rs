@@ -18,6 +18,8 @@ pub struct Attempts<'a> {
     pub connections: Vec<Connection>,
     /// To the resolver.
     pub lookups: Vec<Connection>,
+    /// The size of a connection's receive buffer, if the kernel's own is not wanted.
+    pub receive_buffer: Option<u32>,
     teller: Option<Teller<'a>>,
 }
 
@@ -89,6 +91,9 @@ pub async fn open(host: &str, port: u16, attempts: &mut Attempts<'_>) -> Result<
 
 async fn open_one(remote: SocketAddr, attempts: &mut Attempts<'_>) -> io::Result<TcpStream> {
     let (socket, port) = bound()?;
+    if let Some(size) = attempts.receive_buffer {
+        socket.set_recv_buffer_size(size)?;
+    }
     attempts.tell("tcp", port, remote);
     let index = attempts.connections.len();
     let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));

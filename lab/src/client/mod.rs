@@ -3,7 +3,9 @@
 //! Every connection is bound to a port before it is opened, so that its port is known even if it is refused.
 
 pub mod connect;
-mod http;
+pub mod content;
+pub mod http;
+pub mod raw;
 pub mod resolve;
 pub mod wire;
 
@@ -11,14 +13,9 @@ use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
 use crate::within::within;
 use connect::Attempts;
 use wire::{Failure, Kind, Outcome, Spec};
-
-/// The longest body that is kept.
-const LONGEST_BODY: usize = 1 << 20;
 
 /// `lab request`: the specification on standard input, the result on standard output.
 #[derive(Debug, clap::Args)]
@@ -82,53 +79,19 @@ async fn send(kind: &Kind, attempts: &mut Attempts<'_>, answer: &mut wire::Answe
             headers,
             body,
             http2,
-        } => http::send(method, url, headers, body.as_deref(), *http2, attempts, answer).await,
-        Kind::Tcp { address, send } => tcp(address, send.as_deref(), attempts, answer).await,
+        } => http::send(method, url, headers, body, *http2, attempts, answer).await,
+        Kind::Tcp { address, exchange } => raw::run(address, exchange, attempts, answer).await,
         Kind::Connect { address } => {
             let (host, port) = connect::host_and_port(address, None)?;
             connect::open(&host, port, attempts).await.map(drop)
         }
         Kind::Dns { name, tcp } => {
             let found = resolve::query(name, *tcp, attempts).await?;
-            answer.body = found
-                .iter()
-                .map(|ip| format!("{ip}\n"))
-                .collect::<String>()
-                .into_bytes();
+            let lines: String = found.iter().map(|ip| format!("{ip}\n")).collect();
+            answer.body.push(lines.as_bytes());
             Ok(())
         }
     }
-}
-
-/// Connects, sends, and reads until the peer's first bytes, or its end.
-async fn tcp(
-    address: &str,
-    send: Option<&str>,
-    attempts: &mut Attempts<'_>,
-    answer: &mut wire::Answer,
-) -> Result<(), Failure> {
-    let (host, port) = connect::host_and_port(address, None)?;
-    let mut stream = connect::open(&host, port, attempts).await?;
-    if let Some(text) = send {
-        stream
-            .write_all(text.as_bytes())
-            .await
-            .map_err(|error| Failure::of(&error, "sending"))?;
-    }
-    let mut buffer = vec![0; 64 * 1024];
-    let read = stream
-        .read(&mut buffer)
-        .await
-        .map_err(|error| Failure::of(&error, "reading"))?;
-    if read == 0 {
-        return Err(Failure {
-            outcome: Outcome::ConnectionClosed,
-            words: "end of file".to_owned(),
-        });
-    }
-    buffer.truncate(read);
-    answer.body = buffer;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -159,7 +122,7 @@ mod tests {
             method: "GET".into(),
             url: format!("http://127.0.0.1:{port}/x"),
             headers: Vec::new(),
-            body: None,
+            body: wire::Body::default(),
             http2: false,
         }
     }
@@ -227,13 +190,51 @@ mod tests {
     }
 
     #[test]
+    fn a_generated_body_goes_in_chunks_with_trailers_and_the_answer_s_trailers_are_told() {
+        let port = peer(|mut stream| {
+            let mut all = Vec::new();
+            let mut buffer = vec![0; 64 * 1024];
+            while !all.ends_with(b"0\r\nx-sum: 7\r\n\r\n") {
+                let length = stream.read(&mut buffer).unwrap();
+                assert!(length > 0, "{}", String::from_utf8_lossy(&all));
+                all.extend_from_slice(&buffer[..length]);
+            }
+            let head = String::from_utf8_lossy(&all[..500]).to_ascii_lowercase();
+            assert!(head.contains("transfer-encoding: chunked"), "{head}");
+            assert!(all.len() > 100_000);
+            let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-t\r\n\r\n1\r\na\r\n0\r\nx-t: u\r\n\r\n";
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        let kind = Kind::Http {
+            method: "POST".into(),
+            url: format!("http://127.0.0.1:{port}/x"),
+            headers: Vec::new(),
+            body: wire::Body {
+                text: None,
+                generated: Some(100_000),
+                chunked: true,
+                trailers: vec![("x-sum".to_owned(), "7".to_owned())],
+            },
+            http2: false,
+        };
+        let result = ask(kind, 5000);
+        assert_eq!((result.body.as_str(), result.body_length), ("a", 1));
+        assert_eq!(result.trailers, [("x-t".to_owned(), "u".to_owned())]);
+    }
+
+    #[test]
     fn tcp_reads_what_comes_first() {
         let port = peer(|mut stream| {
             stream.write_all(b"220 hello\n").unwrap();
         });
         let kind = Kind::Tcp {
             address: format!("127.0.0.1:{port}"),
-            send: None,
+            exchange: wire::Exchange {
+                send: Vec::new(),
+                half_close: false,
+                read: wire::Read::First,
+                slowly: None,
+            },
         };
         assert_eq!(ask(kind, 1000).body, "220 hello\n");
     }

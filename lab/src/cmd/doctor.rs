@@ -2,17 +2,25 @@
 
 use crate::exit::Exit;
 use crate::report::terminal;
+use crate::world::envoy;
 use crate::world::preflight;
 
 pub(super) fn run() -> Exit {
-    match preflight::check() {
-        Ok(()) => {
-            terminal::print("this machine can run a lab\n");
-            Exit::Held
-        }
-        Err(missing) => {
-            terminal::complain(&format!("error: {missing}\n"));
-            Exit::Machine
-        }
+    if let Err(missing) = preflight::check() {
+        terminal::complain(&format!("error: {missing}\n"));
+        return Exit::Machine;
     }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            terminal::complain(&format!("error: starting the runtime: {error}\n"));
+            return Exit::Lab;
+        }
+    };
+    let envoy = match runtime.block_on(envoy::find(None)) {
+        Ok(envoy) => format!("Envoy {}: {}", envoy.version, envoy.path.display()),
+        Err(missing) => format!("no `proxy: envoy`: {missing}"),
+    };
+    terminal::print(&format!("this machine can run a lab\n{envoy}\n"));
+    Exit::Held
 }

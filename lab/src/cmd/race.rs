@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::run::{Show, Signals, Steps, Stop, drive};
+use super::run::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::race::decide::{Deciding, Seen, decide};
@@ -16,6 +16,7 @@ use crate::report::human::Detail;
 use crate::report::race::{RaceReport, Ran, Row, document, human};
 use crate::report::terminal;
 use crate::report::{LabError, Outcome, ScenarioReport, StepReport};
+use crate::scenario::model::ProxyKind;
 use crate::scenario::race::{Event, Race};
 use crate::world::preflight;
 
@@ -76,7 +77,15 @@ pub(super) fn run(args: Args) -> Exit {
         }
     };
     let file = args.file.display().to_string();
-    let (ran, exit) = runtime.block_on(run_all(&file, &text, &orders, args.jobs));
+    let ended = runtime.block_on(async {
+        let envoy = find_envoy(race.scenario.has(ProxyKind::Envoy), None).await?;
+        let request = request_of(file.clone(), text, &race.scenario, envoy.as_ref());
+        Ok(run_all(&request, &orders, args.jobs).await)
+    });
+    let (ran, exit) = match ended {
+        Ok(ended) => ended,
+        Err(exit) => return exit,
+    };
     let report = RaceReport {
         name: race.scenario.name.clone(),
         file,
@@ -153,8 +162,7 @@ fn chosen(args: &Args, race: &Race, problem: &Problem) -> Result<Chosen, String>
 }
 
 async fn run_all(
-    file: &str,
-    text: &str,
+    request: &RunRequest,
     orders: &[Vec<usize>],
     jobs: u16,
 ) -> (Vec<Option<ScenarioReport>>, Exit) {
@@ -174,10 +182,8 @@ async fn run_all(
         while running.len() < usize::from(jobs) && *stopped.borrow() == Stop::No {
             let Some(index) = waiting.pop_front() else { break };
             let request = RunRequest {
-                file: file.to_owned(),
-                text: text.to_owned(),
-                only: Vec::new(),
                 order: Some(orders[index].clone()),
+                ..request.clone()
             };
             let stopped = stopped.clone();
             running.spawn(async move { (index, run_one(request, stopped).await) });

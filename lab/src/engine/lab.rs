@@ -263,6 +263,18 @@ impl Lab {
         .collect()
     }
 
+    /// An error if a sidecar has refused its configuration, in the sidecar's words.
+    pub(super) fn accepted(&self) -> Result<(), String> {
+        let nacks = self.nacks.borrow();
+        if nacks.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "a sidecar refused its configuration\n  {}",
+            nacks.join("\n  ")
+        ))
+    }
+
     /// A message, and what the lab's processes said last.
     pub(super) fn with_logs(&self, message: &str) -> String {
         let mut text = message.to_owned();

@@ -21,14 +21,15 @@ use serde::Deserialize;
 
 use super::lab::Lab;
 use super::logs::{self, Stream};
-use super::state::{Running, State};
+use super::state::{Admin, Running, State};
 use crate::app::wire::{AppEvent, AppSpec};
 pub(super) use probes::once as probe_once;
 pub(super) use termination::delete;
 
 use crate::plan::{ISTIOD, ISTIOD_XDS_PORT, PROXY_USER};
 use crate::scenario::lifecycle::container_name;
-use crate::scenario::model::{ContainerId, Gate, PodId, ProcessName, Target, Workload};
+use crate::scenario::model::{ContainerId, Gate, PodId, ProcessName, ProxyKind, Target, Workload};
+use crate::world::entry::ENVOY;
 use crate::world::process::{self, Process, Program, Spec, Stdin};
 
 /// The descriptor on which a built-in role writes its events.
@@ -54,6 +55,7 @@ enum AgentEvent {
     },
     Ready,
     Unready,
+    Silent,
     DataPlaneExited {
         status: String,
     },
@@ -153,6 +155,14 @@ fn spawn_agent(lab: &Rc<Lab>, id: PodId) -> Result<(), String> {
         "--wait-fd".to_owned(),
         WAIT_FD.to_string(),
     ]);
+    args.extend([
+        "--concurrency".to_owned(),
+        lab.scenario.mesh.concurrency.to_string(),
+    ]);
+    let sidecar = lab.scenario.pod(id).sidecar.as_ref();
+    if sidecar.is_some_and(|sidecar| sidecar.proxy == ProxyKind::Envoy) {
+        args.extend(["--envoy".to_owned(), ENVOY.to_owned()]);
+    }
     if let Some(metrics) = &plan.app_metrics {
         args.extend(["--app-metrics".to_owned(), metrics.clone()]);
     }
@@ -207,14 +217,14 @@ async fn listen_to_agent(lab: &Rc<Lab>, id: PodId, events: OwnedFd) {
                 lab.report_connection(id, pid, "agent", "tcp", local_port, remote);
             }
         }
-        AgentEvent::Ready => lab.watched.change(|state| state.pod_mut(id).sidecar_ready = true),
-        AgentEvent::Unready => lab
-            .watched
-            .change(|state| state.pod_mut(id).sidecar_ready = false),
-        AgentEvent::DataPlaneExited { status } => lab.watched.change(|state| {
-            let pod = state.pod_mut(id);
-            (pod.data_plane, pod.sidecar_ready) = (Running::Ended(status), false);
-        }),
+        AgentEvent::Ready => answers(lab, id, Admin::Answers, true),
+        AgentEvent::Unready => answers(lab, id, Admin::Answers, false),
+        AgentEvent::Silent => answers(lab, id, Admin::Silent, false),
+        AgentEvent::DataPlaneExited { status } => {
+            answers(lab, id, Admin::Silent, false);
+            lab.watched
+                .change(|state| state.pod_mut(id).data_plane = Running::Ended(status));
+        }
         AgentEvent::Other => {}
     });
     if let Err(error) = heard.await {
@@ -223,6 +233,14 @@ async fn listen_to_agent(lab: &Rc<Lab>, id: PodId, events: OwnedFd) {
             lab.plan.pod(id).name
         ));
     }
+}
+
+/// What the data plane does on its admin port, and whether it is ready.
+fn answers(lab: &Lab, id: PodId, admin: Admin, ready: bool) {
+    lab.watched.change(|state| {
+        let pod = state.pod_mut(id);
+        (pod.admin, pod.sidecar_ready) = (admin, ready);
+    });
 }
 
 async fn start_container(lab: &Rc<Lab>, id: PodId, container: ContainerId) {
@@ -388,7 +406,8 @@ fn own(lab: &Rc<Lab>, id: PodId, name: ProcessName, mut process: Process) {
                 }
                 ProcessName::Agent => {
                     // The data plane dies with its agent (PDEATHSIG).
-                    (pod.agent, pod.agent_listening, pod.sidecar_ready) = (how.clone(), false, false);
+                    (pod.agent, pod.agent_listening) = (how.clone(), false);
+                    (pod.admin, pod.sidecar_ready) = (Admin::Silent, false);
                     pod.data_plane = how;
                 }
                 ProcessName::Sidecar => pod.data_plane = how,

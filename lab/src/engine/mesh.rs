@@ -92,9 +92,12 @@ fn take(lab: &Lab, report: &Report) {
             version,
             message,
         } => {
+            // Envoy says the whole resource first, in many lines, and then what is wrong with it.
+            let words = message.rsplit_once("\n: ").map_or(&**message, |(_, words)| words);
             lab.nacks
                 .borrow_mut()
-                .push(format!("{node_id} refused {kind} version {version}: {message}"));
+                .push(format!("{node_id} refused {kind} version {version}: {words}"));
+            lab.watched.change(|_| ());
         }
         Report::Connected { node_id } => {
             lab.watched

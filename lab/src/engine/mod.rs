@@ -26,7 +26,7 @@ use tokio::task::LocalSet;
 
 use crate::causes::causes as chain;
 use crate::race;
-use crate::report::{LabError, RunEvent, ScenarioReport};
+use crate::report::{LabError, Outcome, RunEvent, ScenarioReport};
 use crate::scenario;
 use crate::world::entry;
 use wire::RunRequest;
@@ -109,6 +109,7 @@ async fn run(
     let mut report = ScenarioReport {
         name: String::new(),
         file: request.file.clone(),
+        proxies: request.proxies.clone(),
         up_seconds: None,
         seconds: 0.0,
         steps: Vec::new(),
@@ -147,7 +148,7 @@ async fn run_steps(
     };
     let mistaken =
         |_mistakes: scenario::Mistakes| failed("the file that the host side checked has mistakes".to_owned());
-    let scenario = match &request.order {
+    let mut scenario = match &request.order {
         None => {
             scenario::parse(&request.file, &request.text)
                 .map_err(mistaken)?
@@ -158,8 +159,11 @@ async fn run_steps(
             race::staged(&race, order)
         }
     };
+    if let Some(proxy) = request.proxy {
+        scenario.run_by(proxy);
+    }
     report.name.clone_from(&scenario.name);
-    entry::settle_in().map_err(|error| failed(chain(&error)))?;
+    entry::settle_in(request.envoy.as_deref()).map_err(|error| failed(chain(&error)))?;
     let steps = scenario.steps.clone();
     events
         .send(&RunEvent::Progress {
@@ -178,7 +182,11 @@ async fn run_steps(
                 name: step.name.clone(),
             })
             .await;
-        let ended = steps::run(&lab, step, true).await;
+        let mut ended = steps::run(&lab, step, true).await;
+        if ended.result != Outcome::Pass {
+            // What a sidecar refused may be why.
+            ended.notes.extend(lab.nacks.borrow().iter().cloned());
+        }
         events
             .send(&RunEvent::StepEnded {
                 step: Box::new(ended.clone()),

@@ -48,11 +48,14 @@ pub(super) fn step(
         findings,
         article: step.article.clone(),
         notes,
+        answer: None,
+        inner: Vec::new(),
     }
 }
 
 /// Adds the steps inside a `parallel` or `repeat` to the step that holds them: the worst result is its own.
 pub(super) fn take_in(report: &mut StepReport, inner: Vec<StepReport>) {
+    report.inner.clone_from(&inner);
     for step in inner {
         if report.result.exit().worse(step.result.exit()) != report.result.exit() {
             report.result = step.result;

@@ -11,8 +11,11 @@ use super::life;
 use crate::client::wire;
 use crate::observe::{Collected, NODE, Origin};
 use crate::plan::PROXY_USER;
+use crate::report::{AnswerReport, LogReport};
 use crate::scenario::lifecycle::ProbeKind;
-use crate::scenario::model::{Actor, ContainerId, Outcome, PodId, ProcessName, Request, RequestKind};
+use crate::scenario::model::{
+    Actor, Body, ContainerId, Outcome, PodId, ProcessName, Read, Request, RequestKind,
+};
 use crate::verdict::Seen;
 use crate::within::within;
 use crate::world::process::{self, Program, Spec, Stdin};
@@ -23,12 +26,20 @@ const CLIENT_SLACK: Duration = Duration::from_secs(5);
 /// How long a sidecar may take to log what it has done.
 pub(super) const LOGS: Duration = Duration::from_secs(3);
 
+/// How long nothing must be logged until all is taken for logged, where it is not known how many lines there will be.
+const QUIET: Duration = Duration::from_millis(150);
+
+/// The longest body that a report shows; the client keeps no more.
+const LONGEST_SHOWN: u64 = 1 << 20;
+
 /// What was seen of a request, and what the kernel and the proxies reported.
 pub(super) struct Answer {
     pub(super) seen: Seen,
     pub(super) collected: Collected,
     /// Things worth saying to a reader.
     pub(super) notes: Vec<String>,
+    /// All of the answer, for programs that read the report.
+    pub(super) told: AnswerReport,
 }
 
 /// Sends a request and collects its path. `alone` is false while other steps run beside it.
@@ -45,22 +56,26 @@ pub(super) async fn send(lab: &Rc<Lab>, request: &Request, alone: bool) -> Resul
     let role = pod.role(actor.target.process).to_owned();
     let spec = wire::Spec {
         kind: kind(lab, request),
-        timeout_ms: millis(request.timeout),
+        timeout_ms: wire::millis(request.timeout),
     };
     let stdin = serde_json::to_vec(&spec).map_err(|error| error.to_string())?;
     let (pid, output) = run_client(lab, &actor, &role, stdin, request.timeout).await?;
     let result: wire::Result = serde_json::from_slice(&output)
         .map_err(|error| format!("the client said `{}`: {error}", String::from_utf8_lossy(&output)))?;
     let origins = origins(&pod.name, &role, pid, request, &result);
-    let collected = lab
-        .observer
-        .collect(mark, &origins, !alone, LOGS)
-        .await
-        .map_err(|error| super::chain(&error))?;
+    let collect = async |limit| {
+        let collected = lab.observer.collect(mark, &origins, !alone, limit).await;
+        collected.map_err(|error| super::chain(&error))
+    };
+    let mut collected = collect(LOGS).await?;
+    if has_several_lines(request) {
+        quiet(lab).await;
+        collected = collect(Duration::ZERO).await?;
+    }
     lab.forget(actor.target.pod, pid);
-    let seen = seen(&result, &collected);
     Ok(Answer {
-        seen,
+        seen: seen(&result, &collected),
+        told: told(result, &collected),
         collected,
         notes: Vec::new(),
     })
@@ -97,15 +112,44 @@ pub(super) async fn probe(
         .await
         .map_err(|error| super::chain(&error))?;
     let seen = seen(&result, &collected);
+    let told = told(result, &collected);
     Ok(Answer {
         seen,
         collected,
         notes: Vec::new(),
+        told,
     })
 }
 
-fn millis(limit: Duration) -> u64 {
-    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
+/// A raw connection may carry several requests, each of which has a line in the log of its own.
+fn has_several_lines(request: &Request) -> bool {
+    match &request.kind {
+        RequestKind::Tcp { exchange, .. } => exchange.read != Read::First || exchange.send.len() > 1,
+        RequestKind::Http { .. } | RequestKind::Dns { .. } => false,
+    }
+}
+
+/// Waits until nothing new has been observed for a while.
+async fn quiet(lab: &Lab) {
+    while within(QUIET, "news", lab.observer.news()).await.is_ok() {}
+}
+
+fn told(result: wire::Result, collected: &Collected) -> AnswerReport {
+    let log = collected.entries.iter().map(|entry| LogReport {
+        pod: entry.pod.clone(),
+        fields: entry.fields.clone(),
+    });
+    AnswerReport {
+        error: result.error,
+        headers: result.headers,
+        body: (result.body_length <= LONGEST_SHOWN).then_some(result.body),
+        body_length: result.body_length,
+        body_sha256: result.body_sha256,
+        trailers: result.trailers,
+        end: result.end,
+        seconds: result.seconds,
+        access_log: log.collect(),
+    }
 }
 
 fn kind(lab: &Lab, request: &Request) -> wire::Kind {
@@ -116,6 +160,8 @@ fn kind(lab: &Lab, request: &Request) -> wire::Kind {
             url,
             headers,
             body,
+            chunked,
+            trailers,
             http2,
             scrape_of: _,
         } => wire::Kind::Http {
@@ -125,16 +171,34 @@ fn kind(lab: &Lab, request: &Request) -> wire::Kind {
                 .iter()
                 .map(|(name, value)| (name.clone(), lab.plan.expand(value, own)))
                 .collect(),
-            body: body.clone(),
+            body: wire::Body {
+                chunked: *chunked,
+                trailers: trailers.clone(),
+                ..wire_body(body)
+            },
             http2: *http2,
         },
-        RequestKind::Tcp { address, send } => wire::Kind::Tcp {
+        RequestKind::Tcp { address, exchange } => wire::Kind::Tcp {
             address: lab.plan.expand(address, own),
-            send: send.clone(),
+            exchange: wire::Exchange::of(exchange, |text| lab.plan.expand(text, own)),
         },
         RequestKind::Dns { name, tcp } => wire::Kind::Dns {
             name: name.clone(),
             tcp: *tcp,
+        },
+    }
+}
+
+fn wire_body(body: &Body) -> wire::Body {
+    match body {
+        Body::Empty => wire::Body::default(),
+        Body::Text(text) => wire::Body {
+            text: Some(text.clone()),
+            ..wire::Body::default()
+        },
+        Body::Generated(length) => wire::Body {
+            generated: Some(*length),
+            ..wire::Body::default()
         },
     }
 }

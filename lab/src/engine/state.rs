@@ -48,6 +48,8 @@ pub(super) struct PodState {
     pub(super) agent_listening: bool,
     /// The data plane.
     pub(super) data_plane: Running,
+    /// The data plane's admin port.
+    pub(super) admin: Admin,
     /// The sidecar is ready (15021).
     pub(super) sidecar_ready: bool,
     /// Containers, by the index of their id.
@@ -110,6 +112,16 @@ pub(super) struct Member {
     pub(super) restarts: u32,
     /// The status of its last end.
     pub(super) exit: Option<i32>,
+}
+
+/// What a data plane does on its admin port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Admin {
+    /// Nothing.
+    #[default]
+    Silent,
+    /// It answers, ready or not.
+    Answers,
 }
 
 /// What is known of a container.
@@ -335,6 +347,13 @@ impl State {
             }
             if self.open(id, Gate::Agent) && !known.agent_listening {
                 missing.push(format!("its agent does not listen ({})", describe(&known.agent)));
+            }
+            let started = self.open(id, Gate::Agent) && self.open(id, Gate::Sidecar);
+            if started && !self.sidecar_free(id) && known.admin == Admin::Silent {
+                missing.push(format!(
+                    "its data plane does not answer on 15000 ({})",
+                    describe(&known.data_plane)
+                ));
             }
             if self.sidecar_free(id) && !known.sidecar_ready {
                 missing.push(format!(

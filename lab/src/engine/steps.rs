@@ -12,7 +12,7 @@ use super::request::{self, Answer};
 use super::state::Running;
 use super::{facts, faults, life, mesh, reports};
 use crate::observe::ObservedLeg;
-use crate::report::StepReport;
+use crate::report::{AnswerReport, StepReport};
 use crate::scenario::model::{
     Action, Actor, Event, Gate, PodId, Power, ProcessName, RulesRerun, Step, Target,
 };
@@ -31,6 +31,8 @@ struct Done {
     seen: Seen,
     legs: Vec<ObservedLeg>,
     notes: Vec<String>,
+    /// What a request got.
+    answer: Option<AnswerReport>,
     /// The steps inside a `parallel` or `repeat`.
     inner: Vec<StepReport>,
 }
@@ -46,6 +48,7 @@ impl Done {
             seen,
             legs,
             notes: Vec::new(),
+            answer: None,
             inner: Vec::new(),
         }
     }
@@ -57,6 +60,7 @@ impl From<Answer> for Done {
             mut seen,
             collected,
             notes,
+            told,
         } = answer;
         let legs = collected.legs;
         seen.legs = legs.iter().map(reports::seen_leg).collect();
@@ -64,6 +68,7 @@ impl From<Answer> for Done {
             seen,
             legs,
             notes,
+            answer: Some(told),
             inner: Vec::new(),
         }
     }
@@ -85,6 +90,7 @@ pub(super) async fn run(lab: &Rc<Lab>, step: &Step, alone: bool) -> StepReport {
         }
         let mut report = reports::step(step, started.elapsed(), &done.seen, &done.legs, verdict);
         report.notes.extend(done.notes);
+        report.answer = done.answer;
         reports::take_in(&mut report, done.inner);
         return report;
     }
@@ -189,7 +195,8 @@ async fn settle(lab: &Lab, pod: PodId) -> Result<(), String> {
         )
         .await
         .map_err(|error| error.to_string())?;
-    lab.settled_mesh(SETTLE).await
+    lab.settled_mesh(SETTLE).await?;
+    lab.accepted()
 }
 
 async fn start(lab: &Rc<Lab>, target: Target) -> Result<Done, String> {

@@ -123,12 +123,14 @@ async fn bring_up(lab: &Rc<Lab>) -> Result<(), String> {
         .wait(
             UP,
             "the pods to be ready",
-            |state| unsettled(state).is_empty(),
+            |state| unsettled(state).is_empty() || !lab.nacks.borrow().is_empty(),
             |state| unsettled(state).join("; "),
         )
         .await
         .map_err(|error| lab.with_logs(&error.to_string()))?;
-    lab.settled_mesh(UP).await
+    lab.accepted()?;
+    lab.settled_mesh(UP).await?;
+    lab.accepted()
 }
 
 fn start_dns(lab: &Lab) -> Result<(), String> {

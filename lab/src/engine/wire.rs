@@ -1,6 +1,11 @@
 //! What the host side tells the world process: one JSON document on the control socket.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
+
+use crate::report::ProxyReport;
+use crate::scenario::model::ProxyKind;
 
 /// A scenario to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +16,12 @@ pub struct RunRequest {
     pub text: String,
     /// Only the steps whose names contain one of these; all if empty.
     pub only: Vec<String>,
+    /// The data plane of every sidecar, whatever the file says.
+    pub proxy: Option<ProxyKind>,
+    /// The host's Envoy, if a sidecar needs it.
+    pub envoy: Option<PathBuf>,
+    /// What the sidecars' data planes are.
+    pub proxies: Vec<ProxyReport>,
     /// The text is a race, and its events come in this order.
     #[serde(default)]
     pub order: Option<Vec<usize>>,

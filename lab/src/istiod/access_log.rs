@@ -9,9 +9,9 @@ use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
 use envoy_types::pb::google::protobuf::{Any, Value};
 use prost::{Message, Name as _};
 
-/// The keys of Istio's JSON log, and what the lab needs beside them to join connections: the filter chain, and the ids of
-/// the two connections. `listener` is added to them, as a literal.
-const FIELDS: [(&str, &str); 27] = [
+/// The keys of Istio's JSON log, and what the lab needs beside them to join connections: the filter chain, the ids of
+/// the two connections, and the client's own address. `listener` is added to them, as a literal.
+const FIELDS: [(&str, &str); 28] = [
     ("start_time", "%START_TIME%"),
     ("filter_chain", "%FILTER_CHAIN_NAME%"),
     ("connection_id", "%CONNECTION_ID%"),
@@ -43,6 +43,11 @@ const FIELDS: [(&str, &str); 27] = [
     ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
     ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
     ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    // The one above is what `x-forwarded-for` says, if the client sent that.
+    (
+        "downstream_direct_remote_address",
+        "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%",
+    ),
     ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
     ("route_name", "%ROUTE_NAME%"),
 ];

@@ -1,5 +1,6 @@
 //! The two network filters that every filter chain ends in: HTTP connection manager and TCP proxy.
 
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
@@ -15,6 +16,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 use envoy_types::util::pack_any;
 
 use super::access_log;
+use super::registry::Registry;
 use super::wire::{ads, no_limit, truth};
 
 /// Where an HTTP connection manager has its routes from.
@@ -26,8 +28,17 @@ pub(super) enum Routing {
     Inline(Box<RouteConfiguration>),
 }
 
+/// The log of a listener, unless the mesh has none (`MeshConfig.accessLogFile`).
+fn logs(registry: &Registry, listener: &str) -> Vec<AccessLog> {
+    if registry.access_log {
+        access_log::of(listener)
+    } else {
+        Vec::new()
+    }
+}
+
 /// An HTTP connection manager (Istio, `buildHTTPConnectionManager`), with the log of the listener that it is in.
-pub(super) fn http(listener: &str, stat_prefix: String, routing: Routing) -> Filter {
+pub(super) fn http(registry: &Registry, listener: &str, stat_prefix: String, routing: Routing) -> Filter {
     let manager = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         stat_prefix,
@@ -37,7 +48,7 @@ pub(super) fn http(listener: &str, stat_prefix: String, routing: Routing) -> Fil
             ..HttpFilter::default()
         }],
         server_name: "istio-envoy".to_owned(),
-        access_log: access_log::of(listener),
+        access_log: logs(registry, listener),
         use_remote_address: Some(truth(false)),
         generate_request_id: Some(truth(true)),
         // Otherwise the id that an application outside the mesh sent would be replaced, and its request lost sight of.
@@ -64,10 +75,10 @@ pub(super) fn http(listener: &str, stat_prefix: String, routing: Routing) -> Fil
 }
 
 /// A TCP proxy to a cluster, with the log of the listener that it is in.
-pub(super) fn tcp(listener: &str, cluster: &str) -> Filter {
+pub(super) fn tcp(registry: &Registry, listener: &str, cluster: &str) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: cluster.to_owned(),
-        access_log: access_log::of(listener),
+        access_log: logs(registry, listener),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         ..TcpProxy::default()
     };

@@ -42,6 +42,7 @@ pub(super) fn ports<'a>(registry: &'a Registry, proxy: &Proxy) -> BTreeMap<u16, 
 pub(super) fn listener(registry: &Registry, proxy: &Proxy, interception: Interception) -> Listener {
     let ports = ports(registry, proxy);
     let mut filter_chains = vec![black_hole(
+        registry,
         "virtualInbound-blackhole",
         VIRTUAL_INBOUND,
         INBOUND_PORT,
@@ -67,11 +68,12 @@ fn port_chains(registry: &Registry, port: &Port) -> Vec<FilterChain> {
     let cluster = inbound_cluster(port.target_port);
     let routes = routes::inbound(registry, &cluster, port.port);
     let http = filters::http(
+        registry,
         VIRTUAL_INBOUND,
         format!("inbound_{name}"),
         Routing::Inline(Box::new(routes)),
     );
-    let tcp = filters::tcp(VIRTUAL_INBOUND, &cluster);
+    let tcp = filters::tcp(registry, VIRTUAL_INBOUND, &cluster);
     match Outbound::of(port) {
         Outbound::Http => vec![chain(&name, plain(Some(port.target_port)), http)],
         Outbound::Tcp => vec![chain(&name, plain(Some(port.target_port)), tcp)],
@@ -84,11 +86,12 @@ fn catch_all(registry: &Registry) -> Vec<FilterChain> {
     let cluster = INBOUND_PASSTHROUGH_CLUSTER;
     let routes = routes::inbound(registry, cluster, 0);
     let http = filters::http(
+        registry,
         VIRTUAL_INBOUND,
         cluster.to_owned(),
         Routing::Inline(Box::new(routes)),
     );
-    let tcp = filters::tcp(VIRTUAL_INBOUND, cluster);
+    let tcp = filters::tcp(registry, VIRTUAL_INBOUND, cluster);
     sniffed(["virtualInbound-catchall-http", VIRTUAL_INBOUND], None, http, tcp)
 }
 

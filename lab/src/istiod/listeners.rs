@@ -48,8 +48,8 @@ pub(super) fn shared(registry: &Registry) -> Vec<Listener> {
         for port in &service.ports {
             let listener = match Outbound::of(port) {
                 Outbound::Http => http_listener(registry, service, port),
-                Outbound::Tcp => tcp_listener(service, port),
-                Outbound::Sniffed => sniffed_listener(service, port),
+                Outbound::Tcp => tcp_listener(registry, service, port),
+                Outbound::Sniffed => sniffed_listener(registry, service, port),
             };
             // HTTP services of one port share their listener: the first has made it.
             listeners.entry(listener.name.clone()).or_insert(listener);
@@ -63,11 +63,11 @@ fn http_listener(registry: &Registry, service: &Service, port: &Port) -> Listene
     let name = wildcard(port.port);
     let fall_through = FilterChain {
         name: "PassthroughFilterChain".to_owned(),
-        filters: vec![filters::tcp(&name, unknown_destination(registry))],
+        filters: vec![filters::tcp(registry, &name, unknown_destination(registry))],
         ..FilterChain::default()
     };
     Listener {
-        filter_chains: vec![sniffed_http_chain(&name, service, port)],
+        filter_chains: vec![sniffed_http_chain(registry, &name, service, port)],
         default_filter_chain: Some(fall_through),
         listener_filters: vec![tls_inspector(None), http_inspector(None)],
         ..handed_over(name, Ipv4Addr::UNSPECIFIED, port)
@@ -75,12 +75,12 @@ fn http_listener(registry: &Registry, service: &Service, port: &Port) -> Listene
 }
 
 /// `10.96.0.6_3306`: no inspectors, so that a server may speak first.
-fn tcp_listener(service: &Service, port: &Port) -> Listener {
+fn tcp_listener(registry: &Registry, service: &Service, port: &Port) -> Listener {
     let name = format!("{}_{}", service.vip, port.port);
     let cluster = outbound_cluster(port.port, "", &service.name);
     Listener {
         filter_chains: vec![FilterChain {
-            filters: vec![filters::tcp(&name, &cluster)],
+            filters: vec![filters::tcp(registry, &name, &cluster)],
             ..FilterChain::default()
         }],
         ..handed_over(name, service.vip, port)
@@ -88,22 +88,22 @@ fn tcp_listener(service: &Service, port: &Port) -> Listener {
 }
 
 /// `10.96.0.7_7000`: plain HTTP to the service's own routes, anything else to the service as TCP.
-fn sniffed_listener(service: &Service, port: &Port) -> Listener {
+fn sniffed_listener(registry: &Registry, service: &Service, port: &Port) -> Listener {
     let name = format!("{}_{}", service.vip, port.port);
     let cluster = outbound_cluster(port.port, "", &service.name);
     let as_tcp = FilterChain {
-        filters: vec![filters::tcp(&name, &cluster)],
+        filters: vec![filters::tcp(registry, &name, &cluster)],
         ..FilterChain::default()
     };
     Listener {
-        filter_chains: vec![sniffed_http_chain(&name, service, port)],
+        filter_chains: vec![sniffed_http_chain(registry, &name, service, port)],
         default_filter_chain: Some(as_tcp),
         listener_filters: vec![tls_inspector(None), http_inspector(None)],
         ..handed_over(name, service.vip, port)
     }
 }
 
-fn sniffed_http_chain(listener: &str, service: &Service, port: &Port) -> FilterChain {
+fn sniffed_http_chain(registry: &Registry, listener: &str, service: &Service, port: &Port) -> FilterChain {
     let routes = route_configuration(service, port).unwrap_or_default();
     FilterChain {
         filter_chain_match: Some(FilterChainMatch {
@@ -112,6 +112,7 @@ fn sniffed_http_chain(listener: &str, service: &Service, port: &Port) -> FilterC
             ..FilterChainMatch::default()
         }),
         filters: vec![filters::http(
+            registry,
             listener,
             format!("outbound_{listener}"),
             Routing::Rds(routes),
@@ -137,7 +138,11 @@ fn handed_over(name: String, ip: Ipv4Addr, port: &Port) -> Listener {
 fn virtual_outbound(registry: &Registry, interception: Interception) -> Listener {
     let catch_all = FilterChain {
         name: "virtualOutbound-catchall-tcp".to_owned(),
-        filters: vec![filters::tcp(VIRTUAL_OUTBOUND, unknown_destination(registry))],
+        filters: vec![filters::tcp(
+            registry,
+            VIRTUAL_OUTBOUND,
+            unknown_destination(registry),
+        )],
         ..FilterChain::default()
     };
     Listener {
@@ -147,7 +152,12 @@ fn virtual_outbound(registry: &Registry, interception: Interception) -> Listener
         transparent: interception.transparent(),
         traffic_direction: TrafficDirection::Outbound.into(),
         filter_chains: vec![
-            black_hole("virtualOutbound-blackhole", VIRTUAL_OUTBOUND, OUTBOUND_PORT),
+            black_hole(
+                registry,
+                "virtualOutbound-blackhole",
+                VIRTUAL_OUTBOUND,
+                OUTBOUND_PORT,
+            ),
             catch_all,
         ],
         ..Listener::default()
@@ -155,14 +165,14 @@ fn virtual_outbound(registry: &Registry, interception: Interception) -> Listener
 }
 
 /// A chain for connections that were made to the listener's own port: passing them on would make a loop.
-pub(super) fn black_hole(name: &str, listener: &str, port: u16) -> FilterChain {
+pub(super) fn black_hole(registry: &Registry, name: &str, listener: &str, port: u16) -> FilterChain {
     FilterChain {
         name: name.to_owned(),
         filter_chain_match: Some(FilterChainMatch {
             destination_port: Some(number(u32::from(port))),
             ..FilterChainMatch::default()
         }),
-        filters: vec![filters::tcp(listener, BLACK_HOLE_CLUSTER)],
+        filters: vec![filters::tcp(registry, listener, BLACK_HOLE_CLUSTER)],
         ..FilterChain::default()
     }
 }

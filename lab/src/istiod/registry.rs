@@ -16,6 +16,8 @@ pub struct Registry {
     pub inbound_to_pod_ip: bool,
     /// Attempts after the first in the default retry policy; 0 = no policy.
     pub retries: u32,
+    /// Sidecars write an access log to standard output.
+    pub access_log: bool,
     /// All services.
     pub services: Vec<Service>,
     /// All proxies that may connect.

@@ -209,17 +209,21 @@ fn destination(registry: &Registry, destination: &Destination, asked: &Port) -> 
 
 fn forward(cluster: ClusterSpecifier, timeout: Option<Duration>, attempts: u32) -> RouteAction {
     let timeout = timeout.map_or_else(no_limit, duration);
-    RouteAction {
+    let mut action = RouteAction {
         timeout: Some(timeout),
-        // gRPC clients say their own limit; it may be no longer than the route's.
-        max_stream_duration: Some(MaxStreamDuration {
-            grpc_timeout_header_max: Some(timeout),
-            ..MaxStreamDuration::default()
-        }),
         retry_policy: retries::outbound(attempts),
         cluster_specifier: Some(cluster),
         ..RouteAction::default()
+    };
+    #[expect(
+        deprecated,
+        reason = "Istio's: beside `max_stream_duration` Envoy takes no notice of `timeout`"
+    )]
+    {
+        // gRPC clients say their own limit; it may be no longer than the route's.
+        action.max_grpc_timeout = Some(timeout);
     }
+    action
 }
 
 /// What happens to requests for hosts that no service has.

@@ -87,6 +87,16 @@ pub fn make_private() -> Result<(), Error> {
     })
 }
 
+/// Shows a file at another path, in this mount namespace and those that are made from it.
+pub fn program(file: &Path, target: &Path) -> Result<(), Error> {
+    File::create(target).map_err(|source| Error::Make {
+        path: target.to_owned(),
+        source,
+    })?;
+    let what = file.display().to_string();
+    mounted(&what, Some(file), target, None, MsFlags::MS_BIND, None)
+}
+
 /// Mounts an empty tmpfs.
 pub fn tmpfs(target: &Path, mode: &str) -> Result<(), Error> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;

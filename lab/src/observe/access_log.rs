@@ -84,8 +84,11 @@ pub fn parse(pod: &str, line: &str) -> Result<Entry, Error> {
         line: line.to_owned(),
         source,
     })?;
-    let downstream_remote_address =
-        address(&fields, "downstream_remote_address").ok_or_else(|| Error::Incomplete {
+    // `x-forwarded-for` changes the second of these, so that it is no end of a connection any more.
+    let downstream_remote_address = ["downstream_direct_remote_address", "downstream_remote_address"]
+        .into_iter()
+        .find_map(|key| address(&fields, key))
+        .ok_or_else(|| Error::Incomplete {
             pod: pod.to_owned(),
             key: "downstream_remote_address",
             line: line.to_owned(),
@@ -151,6 +154,16 @@ mod tests {
         assert_eq!((entry.response_code, entry.connection_id), (Some(503), Some(7)));
         assert_eq!(entry.response_flags, ["URX", "UF"]);
         assert_eq!(entry.response_code_details, None);
+    }
+
+    #[test]
+    fn what_x_forwarded_for_says_is_not_the_client_s_end() {
+        let line = r#"{"downstream_remote_address":"1.2.3.4:0","downstream_direct_remote_address":"10.244.0.5:4242"}"#;
+        let entry = parse("a", line).unwrap();
+        assert_eq!(
+            entry.downstream_remote_address,
+            "10.244.0.5:4242".parse().unwrap()
+        );
     }
 
     #[test]

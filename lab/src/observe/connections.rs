@@ -22,7 +22,7 @@ use super::users::Users;
 use super::{Error, Origin, install};
 
 const BUFFER: usize = 16 << 20;
-const BATCH: usize = 64 << 10;
+pub(super) const BATCH: usize = 64 << 10;
 /// `lo` has this index in every namespace (`LOOPBACK_IFINDEX`, net/flow.h).
 const LO: u32 = 1;
 
@@ -183,22 +183,26 @@ impl Seen {
 
     /// Takes all that is queued for one pod.
     pub(super) fn drain(&mut self, pod: usize) {
-        let socket = Rc::clone(&self.pods[pod].socket);
         let mut buffer = vec![0; BATCH];
-        loop {
-            match socket.get_ref().recv(&mut &mut buffer[..], 0) {
-                Ok(length) => {
-                    for message in messages(&buffer[..length]) {
-                        self.take(pod, nftrace::event(message));
-                    }
+        while self.take_batch(pod, &mut buffer) {}
+    }
+
+    /// Takes the first of what is queued for one pod; false if nothing is.
+    pub(super) fn take_batch(&mut self, pod: usize, buffer: &mut [u8]) -> bool {
+        let socket = Rc::clone(&self.pods[pod].socket);
+        match socket.get_ref().recv(&mut &mut *buffer, 0) {
+            Ok(length) => {
+                for message in messages(&buffer[..length]) {
+                    self.take(pod, nftrace::event(message));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.lose(pod, &error),
-                Err(error) => {
-                    self.lose(pod, &error);
-                    return;
-                }
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            Err(error) => {
+                let more_may_come = error.raw_os_error() == Some(libc::ENOBUFS);
+                self.lose(pod, &error);
+                more_may_come
             }
         }
     }

@@ -64,6 +64,8 @@ pub struct Owner {
 pub(super) struct Sockets {
     asking: Asking,
     processes: Vec<(u32, Role)>,
+    /// The users of these processes, for when they have ended: none of them can change its own.
+    users: HashMap<u32, u32>,
     held: HashMap<u32, (PathBuf, Owner)>,
 }
 
@@ -80,6 +82,7 @@ impl Sockets {
         Ok(Self {
             asking: Asking::open(pod, namespace, netlink_sys::protocols::NETLINK_SOCK_DIAG)?,
             processes: Vec::new(),
+            users: HashMap::new(),
             held: HashMap::new(),
         })
     }
@@ -87,10 +90,12 @@ impl Sockets {
     /// A process of this pod; its descendants have its role, but those of the agent are the sidecar.
     pub(super) fn add(&mut self, pid: u32, role: Role) {
         self.processes.push((pid, role));
+        self.users.extend(user_of(pid).map(|user| (pid, user)));
     }
 
     pub(super) fn remove(&mut self, pid: u32) {
         self.processes.retain(|(known, _)| *known != pid);
+        self.users.remove(&pid);
     }
 
     /// Who has the socket with these two ends.
@@ -109,14 +114,14 @@ impl Sockets {
 
     /// Whose a socket of this user is, if the user alone tells.
     pub(super) fn only_of_user(&self, user: u32) -> Option<Owner> {
-        only_of_its_user(&self.all(), user)
+        only_of_its_user(&self.all(), &self.users, user)
     }
 
     /// True if a container has a process of this user.
     pub(super) fn is_of_a_container(&self, user: u32) -> bool {
         self.all()
             .iter()
-            .any(|(pid, role)| matches!(role, Role::Container(_)) && may_be_of(*pid, user))
+            .any(|(pid, role)| matches!(role, Role::Container(_)) && may_be_of(*pid, &self.users, user))
     }
 
     /// Who receives what comes to this address.
@@ -161,6 +166,10 @@ impl Sockets {
     }
 
     fn owner(&mut self, found: Found) -> Option<Owner> {
+        // Nobody holds it any more (TIME_WAIT), and its user is not told but given as 0 (`inet_twsk_diag_fill`).
+        if found.inode == 0 {
+            return None;
+        }
         let held = self
             .held
             .get(&found.inode)
@@ -168,22 +177,30 @@ impl Sockets {
         if let Some((_, owner)) = held {
             return Some(owner.clone());
         }
-        let all = self.all();
-        for (pid, role) in &all {
-            if let Some(path) = descriptor(*pid, found.inode) {
-                let owner = Owner {
-                    role: role.clone(),
-                    pid: Some(*pid),
-                    evidence: Evidence::Descriptor,
-                };
-                self.held.insert(found.inode, (path, owner.clone()));
-                return Some(owner);
-            }
+        // Whose descendants are whose takes long to find out, and hardly ever matters.
+        if let Some(owner) = self.holder(&self.processes.clone(), found.inode) {
+            return Some(owner);
         }
-        only_of_its_user(&all, found.user)
+        let all = self.all();
+        let descendants = all.get(self.processes.len()..).unwrap_or_default();
+        self.holder(descendants, found.inode)
+            .or_else(|| only_of_its_user(&all, &self.users, found.user))
     }
 
-    /// The pod's processes with all their descendants.
+    /// Which of these processes holds a socket.
+    fn holder(&mut self, processes: &[(u32, Role)], inode: u32) -> Option<Owner> {
+        let holds = |(pid, role): &(u32, Role)| Some((descriptor(*pid, inode)?, *pid, role.clone()));
+        let (path, pid, role) = processes.iter().find_map(holds)?;
+        let owner = Owner {
+            role,
+            pid: Some(pid),
+            evidence: Evidence::Descriptor,
+        };
+        self.held.insert(inode, (path, owner.clone()));
+        Some(owner)
+    }
+
+    /// The pod's processes, then all their descendants.
     fn all(&self) -> Vec<(u32, Role)> {
         let mut all = self.processes.clone();
         let mut next = 0;
@@ -204,8 +221,11 @@ impl Sockets {
 }
 
 /// A user tells the role only if all of the pod's processes of that user have the same.
-fn only_of_its_user(all: &[(u32, Role)], user: u32) -> Option<Owner> {
-    let of_user: Vec<_> = all.iter().filter(|(pid, _)| may_be_of(*pid, user)).collect();
+fn only_of_its_user(all: &[(u32, Role)], users: &HashMap<u32, u32>, user: u32) -> Option<Owner> {
+    let of_user: Vec<_> = all
+        .iter()
+        .filter(|(pid, _)| may_be_of(*pid, users, user))
+        .collect();
     let (pid, role) = of_user.first()?;
     of_user.iter().all(|(_, other)| other == role).then(|| Owner {
         role: role.clone(),
@@ -222,9 +242,10 @@ fn user_of(pid: u32) -> Option<u32> {
     users.split_whitespace().nth(3)?.parse().ok()
 }
 
-/// Of a process that has ended the user is not known: it may have been this one.
-fn may_be_of(pid: u32, user: u32) -> bool {
-    user_of(pid).is_none_or(|of_process| of_process == user)
+/// Of a process that ended before its user was asked for: it may have been this one.
+fn may_be_of(pid: u32, users: &HashMap<u32, u32>, user: u32) -> bool {
+    let of_process = user_of(pid).or_else(|| users.get(&pid).copied());
+    of_process.is_none_or(|of_process| of_process == user)
 }
 
 /// A process may end at any time: then it has no children and no descriptors, which is no error.
@@ -329,7 +350,12 @@ mod tests {
 
     #[track_caller]
     fn check(processes: &[(u32, Role)], user: u32, role: Option<&Role>) {
-        let owner = only_of_its_user(processes, user);
+        check_with(processes, &HashMap::new(), user, role);
+    }
+
+    #[track_caller]
+    fn check_with(processes: &[(u32, Role)], users: &HashMap<u32, u32>, user: u32, role: Option<&Role>) {
+        let owner = only_of_its_user(processes, users, user);
         assert_eq!(owner.as_ref().map(|owner| &owner.role), role);
     }
 
@@ -346,6 +372,10 @@ mod tests {
             Some(&container("a")),
         );
         check(&[(own, Role::Sidecar), (own, Role::Agent)], user, None);
-        check(&[(own, container("a")), (ENDED, container("b"))], user, None);
+        let one_has_ended = [(own, container("a")), (ENDED, container("b"))];
+        check(&one_has_ended, user, None);
+        let users = HashMap::from([(ENDED, user + 1)]);
+        check_with(&one_has_ended, &users, user, Some(&container("a")));
+        check_with(&one_has_ended, &users, user + 1, Some(&container("b")));
     }
 }

@@ -31,6 +31,7 @@ impl Plan {
             allow_any: scenario.mesh.outbound_traffic_policy == OutboundTrafficPolicy::AllowAny,
             inbound_to_pod_ip: scenario.mesh.inbound == InboundCluster::PodIp,
             retries: scenario.mesh.retries,
+            access_log: scenario.mesh.access_log,
             services: services.chain([self.istiod_service()]).collect(),
             proxies: scenario
                 .pods_with_ids()

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
-use super::{FindingReport, LegReport, Outcome, ScenarioReport, StepReport};
+use super::{FindingReport, LegReport, Outcome, ProxyReport, ScenarioReport, StepReport};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -25,12 +25,19 @@ pub enum Detail {
 }
 
 /// The line that opens a scenario.
-pub fn heading(name: &str, file: &str, pods: usize, steps: usize) -> String {
+pub fn heading(name: &str, file: &str, pods: usize, steps: usize, proxies: &[ProxyReport]) -> String {
     format!(
-        "{BOLD}{name}{BOLD:#}  {DIM}{file}: {}, {}{DIM:#}\n",
+        "{BOLD}{name}{BOLD:#}  {DIM}{file}: {}, {}{}{DIM:#}\n",
         count(pods, "pod"),
-        count(steps, "step")
+        count(steps, "step"),
+        envoy(proxies)
     )
+}
+
+/// `, Envoy 1.40.0`, if a sidecar runs it.
+pub fn envoy(proxies: &[ProxyReport]) -> String {
+    let envoy = proxies.iter().find(|proxy| proxy.kind == "envoy");
+    envoy.map_or_else(String::new, |envoy| format!(", Envoy {}", envoy.version))
 }
 
 /// The line that says that the lab is up.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{FindingReport, HopReport, LegReport, ScenarioReport, StepReport};
+use super::{AnswerReport, FindingReport, HopReport, LegReport, ScenarioReport, StepReport};
 use crate::exit::Exit;
 
 /// All scenarios of a run as one document.
@@ -21,6 +21,7 @@ fn scenario(report: &ScenarioReport) -> Value {
     json!({
         "name": report.name,
         "file": report.file,
+        "proxies": report.proxies,
         "result": result,
         "seconds": seconds(report.seconds),
         "up_seconds": report.up_seconds.map(seconds),
@@ -31,7 +32,7 @@ fn scenario(report: &ScenarioReport) -> Value {
 
 fn step(report: &StepReport) -> Value {
     let findings: Vec<Value> = report.findings.iter().map(finding).collect();
-    json!({
+    let mut value = json!({
         "name": report.name,
         "result": report.result,
         "seconds": seconds(report.seconds),
@@ -44,6 +45,27 @@ fn step(report: &StepReport) -> Value {
         "expected": if findings.is_empty() { Value::Null } else { Value::Array(findings) },
         "article": report.article,
         "message": message(report),
+    });
+    if let Some(answer) = &report.answer {
+        value["answer"] = self::answer(answer);
+    }
+    if !report.inner.is_empty() {
+        value["steps"] = report.inner.iter().map(step).collect();
+    }
+    value
+}
+
+fn answer(answer: &AnswerReport) -> Value {
+    json!({
+        "error": answer.error,
+        "headers": answer.headers,
+        "body": answer.body,
+        "body_length": answer.body_length,
+        "body_sha256": answer.body_sha256,
+        "trailers": answer.trailers,
+        "end": answer.end,
+        "seconds": seconds(answer.seconds),
+        "access_log": answer.access_log.iter().map(|entry| json!({ "pod": entry.pod, "fields": entry.fields })).collect::<Vec<_>>(),
     })
 }
 

@@ -32,6 +32,8 @@ pub struct ScenarioReport {
     pub name: String,
     /// The file, as it was named.
     pub file: String,
+    /// What the sidecars' data planes are.
+    pub proxies: Vec<ProxyReport>,
     /// What was done first: pods, rules, sidecars, until all was ready; seconds. None if it never was.
     pub up_seconds: Option<f64>,
     /// From start to the last thing torn down, seconds.
@@ -40,6 +42,15 @@ pub struct ScenarioReport {
     pub steps: Vec<StepReport>,
     /// Why the lab itself failed, if it did.
     pub error: Option<LabError>,
+}
+
+/// A kind of data plane that sidecars of a scenario run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyReport {
+    /// `builtin` or `envoy`.
+    pub kind: String,
+    /// Its version.
+    pub version: String,
 }
 
 /// Why the lab itself failed.
@@ -78,6 +89,42 @@ pub struct StepReport {
     pub article: Option<String>,
     /// Anything more to say: why it could not be observed, what a program printed.
     pub notes: Vec<String>,
+    /// What its request got, if it was one.
+    pub answer: Option<AnswerReport>,
+    /// The steps inside a `parallel` or `repeat`, each round of them.
+    pub inner: Vec<StepReport>,
+}
+
+/// What a request got, whole, and what the sidecars along its way logged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnswerReport {
+    /// Words for an outcome other than `ok`.
+    pub error: Option<String>,
+    /// Response headers, in order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body; none if it is too long to be shown.
+    pub body: Option<String>,
+    /// The length of the whole body.
+    pub body_length: u64,
+    /// SHA-256 of the whole body, in hexadecimal.
+    pub body_sha256: String,
+    /// Trailers, in order.
+    pub trailers: Vec<(String, String)>,
+    /// How the peer ended a raw connection: `fin` or `rst`.
+    pub end: Option<String>,
+    /// From the first packet to the last, by the client's clock; seconds.
+    pub seconds: f64,
+    /// The access-log entries along the way, in order.
+    pub access_log: Vec<LogReport>,
+}
+
+/// One entry of a sidecar's access log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReport {
+    /// The sidecar's pod.
+    pub pod: String,
+    /// All fields, as they were logged.
+    pub fields: serde_json::Map<String, serde_json::Value>,
 }
 
 /// One leg.

@@ -5,6 +5,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use iptables::annotations::from_annotations;
 use iptables::options::{Backend, DnsCapture, Interception, Mode};
@@ -29,6 +30,9 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
         inbound: InboundCluster::PodIp,
         retries: RETRIES,
+        proxy: ProxyKind::Builtin,
+        concurrency: NonZeroU16::MIN,
+        access_log: true,
     };
     let mut read = MeshRead {
         mesh,
@@ -42,6 +46,8 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         "interception",
         "inbound",
         "retries",
+        "concurrency",
+        "accessLogFile",
     ];
     let Some(fields) = at.and_then(|at| reader.map(at, known)) else {
         return read;
@@ -70,8 +76,18 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         read.mesh.retries = retries;
     }
     read.cni = fields.get("cni").and_then(|at| reader.flag(at));
-    if let Some(at) = fields.get("proxy") {
-        proxy(reader, at);
+    if let Some(proxy) = fields.get("proxy").and_then(|at| proxy(reader, at)) {
+        read.mesh.proxy = proxy;
+    }
+    if let Some(concurrency) = fields
+        .get("concurrency")
+        .and_then(|at| reader.parsed(at, "write a number of worker threads, from 1"))
+    {
+        read.mesh.concurrency = concurrency;
+    }
+    let files = &[("/dev/stdout", true), ("", false)];
+    if let Some(log) = fields.get("accessLogFile").and_then(|at| reader.word(at, files)) {
+        read.mesh.access_log = log;
     }
     if let Some(at) = fields.get("interception") {
         read.interception = raw(reader, at);
@@ -80,15 +96,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
 }
 
 pub(super) fn proxy(reader: &Reader<'_>, at: At<'_>) -> Option<ProxyKind> {
-    if matches!(at.value, Value::String(text) if text == "envoy") {
-        reader.wrong(
-            &at,
-            "`proxy: envoy` is not supported yet",
-            "write `proxy: builtin`",
-        );
-        return None;
-    }
-    reader.word(at, &[("builtin", ProxyKind::Builtin)])
+    reader.word(at, &ProxyKind::ALL.map(|kind| (kind.name(), kind)))
 }
 
 /// The options as they are written.

@@ -12,6 +12,7 @@ mod fields;
 mod lives;
 mod mesh;
 mod names;
+mod pieces;
 mod pods;
 mod services;
 mod steps;

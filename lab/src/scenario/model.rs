@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use iptables::options::Interception;
+use serde::{Deserialize, Serialize};
 
 use super::lifecycle::{Clock, ContainerKind, ContainerLife, Phase, PodLife, ProbeKind, ProxyLife};
 use crate::path::{HopPattern, LegPattern};
@@ -61,6 +62,12 @@ pub struct Mesh {
     pub inbound: InboundCluster,
     /// Attempts after the first, in Istio's default retry policy; 0 turns it off.
     pub retries: u32,
+    /// The data plane of sidecars whose pods name none.
+    pub proxy: ProxyKind,
+    /// Worker threads of each data plane (`proxyConfig.concurrency`).
+    pub concurrency: NonZeroU16,
+    /// Sidecars write an access log (`accessLogFile`). Without one no path can be followed through a sidecar.
+    pub access_log: bool,
 }
 
 /// What happens to traffic to hosts that no service names.
@@ -73,10 +80,26 @@ pub enum OutboundTrafficPolicy {
 }
 
 /// Which program is the sidecar's data plane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum ProxyKind {
     /// The one in this workspace.
     Builtin,
+    /// Envoy, as it is installed on this machine.
+    Envoy,
+}
+
+impl ProxyKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Builtin, Self::Envoy];
+
+    /// As a scenario names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::Envoy => "envoy",
+        }
+    }
 }
 
 /// How the inbound cluster reaches the app: two generations of Istio.
@@ -289,6 +312,17 @@ pub enum Listen {
     Tcp(NonZeroU16),
     /// TCP that greets first, as `MySQL` and SMTP do.
     TcpServerFirst(NonZeroU16),
+    /// HTTP/1 by hand: what came is told byte for byte, what is answered is written byte for byte.
+    RawHttp(NonZeroU16),
+}
+
+impl Listen {
+    /// Its port.
+    pub const fn port(self) -> NonZeroU16 {
+        match self {
+            Self::Http(port) | Self::Tcp(port) | Self::TcpServerFirst(port) | Self::RawHttp(port) => port,
+        }
+    }
 }
 
 /// What a built-in HTTP workload does for one path.
@@ -300,6 +334,30 @@ pub struct AppRoute {
     pub body: Option<String>,
     /// URLs called first, one after another.
     pub calls: Vec<String>,
+    /// What is written instead of an answer, byte for byte (`rawHttp` alone).
+    pub raw: Option<Raw>,
+}
+
+/// An answer that is written as it is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raw {
+    /// What is written, and when.
+    pub pieces: Vec<Piece>,
+    /// What happens to the connection then.
+    pub then: Then,
+    /// It is written before the request's body is read.
+    pub early: bool,
+}
+
+/// What a server does to a connection after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It awaits the next request.
+    Keep,
+    /// FIN.
+    Close,
+    /// RST.
+    Reset,
 }
 
 /// Something of a pod's life that can be held and released.
@@ -515,19 +573,23 @@ pub enum RequestKind {
         url: String,
         /// Headers, in order.
         headers: Vec<(String, String)>,
-        /// Body, if any.
-        body: Option<String>,
+        /// The body.
+        body: Body,
+        /// In chunks, without a length, even if the length is known.
+        chunked: bool,
+        /// Trailers, in order.
+        trailers: Vec<(String, String)>,
         /// HTTP/2 with prior knowledge instead of HTTP/1.1.
         http2: bool,
         /// The pod whose metrics are fetched, if this is a `scrape` step.
         scrape_of: Option<PodId>,
     },
-    /// TCP: connect, send, read until the peer's first bytes (or its end).
+    /// TCP: connect, send, read.
     Tcp {
         /// `HOST:PORT`, HOST as in a URL.
         address: String,
-        /// What is sent; none = only listen.
-        send: Option<String>,
+        /// What is sent and read.
+        exchange: Exchange,
     },
     /// A DNS query for an A record to the pod's resolver.
     Dns {
@@ -536,6 +598,65 @@ pub enum RequestKind {
         /// TCP instead of UDP.
         tcp: bool,
     },
+}
+
+/// The body of an HTTP request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// There is none.
+    Empty,
+    /// This text.
+    Text(String),
+    /// So many bytes of the lab's own pattern.
+    Generated(u64),
+}
+
+/// What happens on a raw connection, from its opening to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// What is sent, piece by piece; empty = only listen.
+    pub send: Vec<Piece>,
+    /// A FIN follows the last piece.
+    pub half_close: bool,
+    /// How long it is read.
+    pub read: Read,
+    /// Read slowly, with a small receive buffer; none = as it comes.
+    pub slowly: Option<Slowly>,
+}
+
+/// A piece of what is sent on a raw connection, or what comes between two pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// This text, in one write.
+    Text(String),
+    /// These bytes, in one write.
+    Raw(Vec<u8>),
+    /// So many bytes of the lab's own pattern.
+    Generated(u64),
+    /// Nothing, until this text has come since the last `await`.
+    Await(String),
+    /// Nothing, for so long.
+    Pause(Duration),
+}
+
+/// How long a raw connection is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// Until the first bytes, or the end.
+    First,
+    /// Until the peer ends it.
+    End,
+    /// Not beyond what was awaited.
+    Nothing,
+}
+
+/// A pace of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slowly {
+    /// At most so many bytes at a time.
+    pub bytes: u32,
+    /// The pause after each read.
+    pub every: Duration,
 }
 
 /// An event that a step can wait for.
@@ -694,6 +815,20 @@ impl Scenario {
             .iter()
             .enumerate()
             .map(|(index, pod)| (PodId(index), pod))
+    }
+
+    /// Makes this the data plane of every sidecar.
+    pub fn run_by(&mut self, proxy: ProxyKind) {
+        self.mesh.proxy = proxy;
+        for sidecar in self.pods.iter_mut().filter_map(|pod| pod.sidecar.as_mut()) {
+            sidecar.proxy = proxy;
+        }
+    }
+
+    /// True if some sidecar's data plane is this.
+    pub fn has(&self, proxy: ProxyKind) -> bool {
+        let mut sidecars = self.pods.iter().filter_map(|pod| pod.sidecar.as_ref());
+        sidecars.any(|sidecar| sidecar.proxy == proxy)
     }
 }
 

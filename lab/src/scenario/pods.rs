@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
-use iptables::raw::Raw;
-
 use super::fields::{At, Fields, Reader};
 use super::lifecycle::{ContainerKind, Handler, INIT, PROXY, ProxyLife};
 use super::lives;
 use super::mesh::{self, MeshRead};
-use super::model::{App, AppRoute, Container, Listen, Pod, ProxyKind, Sidecar, Workload};
+use super::model::{App, AppRoute, Container, Listen, Pod, Sidecar, Workload};
 use super::names::{gates, label};
+use super::pieces;
 use super::services::{status, texts};
 use crate::path::RESERVED_ROLES;
 
@@ -137,11 +136,10 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
         .map(|at| texts(reader, at))
         .unwrap_or_default();
     let (proxy_life, mut ordered) = lives::proxy(reader, &meta, &annotations);
-    let mut sidecar =
-        sidecar(reader, &at, &fields, &labels, &annotations, &mesh.interception).map(|sidecar| Sidecar {
-            life: proxy_life,
-            ..sidecar
-        });
+    let mut sidecar = sidecar(reader, &at, &fields, &labels, &annotations, mesh).map(|sidecar| Sidecar {
+        life: proxy_life,
+        ..sidecar
+    });
     let defaults = fields
         .get("securityContext")
         .map(|at| security(reader, at))
@@ -177,7 +175,7 @@ fn sidecar(
     fields: &Fields<'_>,
     labels: &BTreeMap<String, String>,
     annotations: &BTreeMap<String, String>,
-    mesh: &Raw,
+    mesh: &MeshRead,
 ) -> Option<Sidecar> {
     const INJECT: &str = "sidecar.istio.io/inject";
     let injected = labels
@@ -191,14 +189,14 @@ fn sidecar(
     let proxy = fields
         .get("proxy")
         .and_then(|at| mesh::proxy(reader, at))
-        .unwrap_or(ProxyKind::Builtin);
+        .unwrap_or(mesh.mesh.proxy);
     let own = fields
         .get("interception")
         .map(|at| (mesh::raw(reader, at.clone()), at));
     if !wanted {
         return None;
     }
-    let (interception, intercept) = mesh::interception(reader, at, own, mesh, annotations)?;
+    let (interception, intercept) = mesh::interception(reader, at, own, &mesh.interception, annotations)?;
     Some(Sidecar {
         proxy,
         interception,
@@ -392,8 +390,7 @@ fn kind_of(reader: &Reader<'_>, fields: &Fields<'_>, kind: ContainerKind) -> Con
 }
 
 fn port_of(reader: &Reader<'_>, at: &At<'_>, app: &App, ports: &mut Vec<u16>, has_sidecar: bool) {
-    let (Listen::Http(port) | Listen::Tcp(port) | Listen::TcpServerFirst(port)) = app.listen;
-    let port = port.get();
+    let port = app.listen.port().get();
     if ports.contains(&port) {
         reader.wrong(
             at,
@@ -469,6 +466,7 @@ fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
             "http",
             "tcp",
             "tcpServerFirst",
+            "rawHttp",
             "bind",
             "calls",
             "routes",
@@ -481,7 +479,7 @@ fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
         let at = fields.get(name)?;
         reader.parsed::<NonZeroU16>(at, "write a port from 1 to 65535")
     };
-    let kinds = ["http", "tcp", "tcpServerFirst"]
+    let kinds = ["http", "tcp", "tcpServerFirst", "rawHttp"]
         .into_iter()
         .filter(|name| fields.get(name).is_some())
         .count();
@@ -489,14 +487,15 @@ fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
         reader.wrong(
             &at,
             "an app listens for one thing",
-            "write one of `http: PORT`, `tcp: PORT`, `tcpServerFirst: PORT`",
+            "write one of `http: PORT`, `tcp: PORT`, `tcpServerFirst: PORT`, `rawHttp: PORT`",
         );
         return None;
     }
     let listen = port("http")
         .map(Listen::Http)
         .or_else(|| port("tcp").map(Listen::Tcp))
-        .or_else(|| port("tcpServerFirst").map(Listen::TcpServerFirst))?;
+        .or_else(|| port("tcpServerFirst").map(Listen::TcpServerFirst))
+        .or_else(|| port("rawHttp").map(Listen::RawHttp))?;
     let routes = fields.get("routes").and_then(|at| reader.any_map(at));
     let urls = |name: &str| fields.get(name).map(|at| calls(reader, at)).unwrap_or_default();
     Some(App {
@@ -517,14 +516,27 @@ fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
         routes: routes
             .iter()
             .flat_map(Fields::all)
-            .filter_map(|(path, at)| Some((path, route(reader, at)?)))
+            .filter_map(|(path, at)| Some((path, route(reader, at, listen)?)))
             .collect(),
     })
 }
 
-fn route(reader: &Reader<'_>, at: At<'_>) -> Option<AppRoute> {
-    let fields = reader.map(at, &["status", "body", "calls"])?;
+fn route(reader: &Reader<'_>, at: At<'_>, listen: Listen) -> Option<AppRoute> {
+    let known: &[&str] = match listen {
+        Listen::RawHttp(_) => &["raw", "then", "early"],
+        Listen::Http(_) | Listen::Tcp(_) | Listen::TcpServerFirst(_) => &["status", "body", "calls"],
+    };
+    let fields = reader.map(at.clone(), known)?;
+    let raw = pieces::raw(reader, &fields);
+    if matches!(listen, Listen::RawHttp(_)) && raw.is_none() {
+        reader.wrong(
+            &at,
+            "a route of `rawHttp` without `raw`",
+            "write the answer's bytes; paths without a route are answered with the request as it came",
+        );
+    }
     Some(AppRoute {
+        raw,
         status: fields.get("status").and_then(|at| status(reader, at)),
         body: fields.get("body").and_then(|at| reader.string(at)),
         calls: fields

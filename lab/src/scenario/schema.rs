@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::expect;
 use super::lifecycle::{Phase, ProbeKind};
-use super::model::Outcome;
+use super::model::{Outcome, ProxyKind};
 
 fn object(properties: Value, required: &[&str]) -> Value {
     json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
@@ -28,11 +28,21 @@ pub fn schema() -> Value {
         .map(|name| ((*name).to_owned(), json!({})))
         .collect();
     let interception = object(Value::Object(interception), &[]);
+    let piece = object(
+        json!({ "hex": text, "bytes": number, "await": text, "pause": duration }),
+        &[],
+    );
+    let pieces = json!({ "anyOf": [text, list(json!({ "anyOf": [text, piece] }))] });
+    let route = object(
+        json!({ "status": number, "body": text, "calls": list(text.clone()),
+            "raw": pieces, "then": { "enum": ["keep", "close", "reset"] }, "early": flag }),
+        &[],
+    );
+    let proxy = json!({ "enum": ProxyKind::ALL.map(ProxyKind::name) });
     let app = object(
-        json!({ "http": port, "tcp": port, "tcpServerFirst": port, "bind": text, "calls": list(text.clone()),
-            "atStart": list(text.clone()), "atStop": list(text.clone()), "exits": flag,
-            "routes": { "type": "object", "additionalProperties":
-                object(json!({ "status": number, "body": text, "calls": list(text.clone()) }), &[]) } }),
+        json!({ "http": port, "tcp": port, "tcpServerFirst": port, "rawHttp": port, "bind": text,
+            "calls": list(text.clone()), "atStart": list(text.clone()), "atStop": list(text.clone()),
+            "exits": flag, "routes": { "type": "object", "additionalProperties": route } }),
         &[],
     );
     let count = json!({ "type": "integer", "minimum": 0 });
@@ -62,7 +72,7 @@ pub fn schema() -> Value {
         "readinessProbe": probe, "livenessProbe": probe, "restartPolicy": { "enum": ["Always"] } } });
     let pod = json!({ "type": "object", "properties": {
         "name": text, "labels": texts, "annotations": texts, "sidecar": flag, "interception": interception,
-        "proxy": { "enum": ["builtin"] }, "hold": list(text.clone()), "containers": list(container.clone()),
+        "proxy": proxy, "hold": list(text.clone()), "containers": list(container.clone()),
         "initContainers": list(container), "restartPolicy": policy, "terminationGracePeriodSeconds": count, "cni": flag,
         "securityContext": { "type": "object" } } });
     let service = json!({ "type": "object", "properties": {
@@ -88,7 +98,10 @@ pub fn schema() -> Value {
         json!({
             "name": text, "article": text, "expect": object(expect, &[]),
             "request": object(json!({ "from": text, "url": text, "tcp": text, "dns": text, "method": text,
-                "headers": { "type": "object" }, "body": text, "send": text, "http2": flag,
+                "headers": { "type": "object" }, "body": text, "bodyBytes": number, "chunked": flag,
+                "trailers": { "type": "object" }, "send": pieces, "halfClose": flag,
+                "read": { "enum": ["first", "end", "nothing"] },
+                "slowly": object(json!({ "bytes": number, "every": duration }), &["bytes", "every"]), "http2": flag,
                 "over": { "enum": ["udp", "tcp"] }, "asUser": number, "asGroup": number, "timeout": duration }), &["from"]),
             "scrape": object(json!({ "from": text, "pod": text, "port": port, "path": text, "timeout": duration }), &["from", "pod"]),
             "exec": object(json!({ "from": text, "command": list(text.clone()), "asUser": number, "asGroup": number, "timeout": duration }), &["from", "command"]),
@@ -116,7 +129,9 @@ pub fn schema() -> Value {
             "name": text, "description": text,
             "clock": object(json!({ "scale": { "type": "number", "exclusiveMinimum": 0, "maximum": 1 } }), &["scale"]),
             "mesh": object(json!({ "cni": flag, "outboundTrafficPolicy": { "enum": ["ALLOW_ANY", "REGISTRY_ONLY"] },
-                "proxy": { "enum": ["builtin"] }, "inbound": { "enum": ["pod-ip", "localhost"] }, "retries": number,
+                "proxy": proxy, "inbound": { "enum": ["pod-ip", "localhost"] }, "retries": number,
+                "concurrency": { "type": "integer", "minimum": 1, "maximum": 65535 },
+                "accessLogFile": { "enum": ["/dev/stdout", ""] },
                 "interception": interception }), &[]),
             "services": list(service), "destinationRules": list(json!({ "type": "object" })),
             "virtualServices": list(json!({ "type": "object" })), "pods": list(pod),

@@ -9,8 +9,9 @@ use super::expect;
 use super::faults;
 use super::fields::{At, Fields, Reader, suggestion};
 use super::lifecycle::Phase;
-use super::model::{Action, Actor, Event, PodId, Request, RequestKind, Step, Target};
+use super::model::{Action, Actor, Body, Event, PodId, Request, RequestKind, Step, Target};
 use super::names::Names;
+use super::pieces;
 use super::pods::url;
 
 /// How long a request may take if it does not say.
@@ -193,8 +194,25 @@ fn placeholders(reader: &Reader<'_>, at: &At<'_>, text: &str, names: &Names<'_>)
 
 fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request> {
     let known = &[
-        "from", "url", "tcp", "dns", "method", "headers", "body", "send", "http2", "over", "asUser",
-        "asGroup", "timeout",
+        "from",
+        "url",
+        "tcp",
+        "dns",
+        "method",
+        "headers",
+        "body",
+        "bodyBytes",
+        "chunked",
+        "trailers",
+        "send",
+        "halfClose",
+        "read",
+        "slowly",
+        "http2",
+        "over",
+        "asUser",
+        "asGroup",
+        "timeout",
     ];
     let fields = reader.map(at.clone(), known)?;
     let from = from(reader, &at, &fields, names);
@@ -228,7 +246,7 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
             }
             Some(RequestKind::Tcp {
                 address,
-                send: fields.get("send").and_then(|at| reader.string(at)),
+                exchange: pieces::exchange(reader, &fields),
             })
         }
         _ => {
@@ -251,29 +269,50 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
 fn http(reader: &Reader<'_>, at: At<'_>, fields: &Fields<'_>, names: &Names<'_>) -> Option<RequestKind> {
     let url = url(reader, at.clone())?;
     placeholders(reader, &at, &url, names);
-    let mut headers = Vec::new();
-    if let Some(map) = fields.get("headers").and_then(|at| reader.any_map(at)) {
-        for (name, at) in map.all() {
-            if name.parse::<http::HeaderName>().is_err() {
-                reader.wrong(&at, &format!("`{name}` is not a header's name"), "");
-            }
-            headers.extend(reader.strings(at).into_iter().map(|value| (name.clone(), value)));
-        }
-    }
+    let headers = |name: &str| fields.get(name).map(|at| headers(reader, at)).unwrap_or_default();
     let method = fields
         .get("method")
         .and_then(|at| reader.parsed::<http::Method>(at, "write GET, POST, …"));
     Some(RequestKind::Http {
         method: method.map_or_else(|| "GET".to_owned(), |method| method.to_string()),
         url,
-        headers,
-        body: fields.get("body").and_then(|at| reader.string(at)),
+        headers: headers("headers"),
+        body: body(reader, fields),
+        chunked: fields
+            .get("chunked")
+            .and_then(|at| reader.flag(at))
+            .unwrap_or(false),
+        trailers: headers("trailers"),
         http2: fields
             .get("http2")
             .and_then(|at| reader.flag(at))
             .unwrap_or(false),
         scrape_of: None,
     })
+}
+
+fn headers(reader: &Reader<'_>, at: At<'_>) -> Vec<(String, String)> {
+    let mut headers = Vec::new();
+    for (name, at) in reader.any_map(at).iter().flat_map(Fields::all) {
+        if name.parse::<http::HeaderName>().is_err() {
+            reader.wrong(&at, &format!("`{name}` is not a header's name"), "");
+        }
+        headers.extend(reader.strings(at).into_iter().map(|value| (name.clone(), value)));
+    }
+    headers
+}
+
+fn body(reader: &Reader<'_>, fields: &Fields<'_>) -> Body {
+    let text = fields.get("body").and_then(|at| reader.string(at));
+    let Some(at) = fields.get("bodyBytes") else {
+        return text.map_or(Body::Empty, Body::Text);
+    };
+    if text.is_some() {
+        reader.wrong(&at, "both `body` and `bodyBytes`", "a request has one of them");
+    }
+    reader
+        .parsed(at, "write a number of bytes")
+        .map_or(Body::Empty, Body::Generated)
 }
 
 fn scrape(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request> {
@@ -293,7 +332,9 @@ fn scrape(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request>
         method: "GET".to_owned(),
         url: format!("http://${{{}.ip}}:{port}{path}", names.pod_of(pod).name),
         headers: Vec::new(),
-        body: None,
+        body: Body::Empty,
+        chunked: false,
+        trailers: Vec::new(),
         http2: false,
         scrape_of: Some(pod),
     };

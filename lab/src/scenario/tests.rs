@@ -1,9 +1,14 @@
 //! Whole files: what is read of good ones, what is said of bad ones.
 
+use super::model::ProxyKind;
+use std::time::Duration;
+
+use super::model::{Action, Body, Piece, Read, Request, RequestKind, Then, Workload};
 use super::*;
 
 const GOOD: &str = r#"
 name: good
+mesh: {proxy: envoy, concurrency: 2}
 services:
   - {name: web, ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp-x, port: 81}]}
 destinationRules:
@@ -16,6 +21,7 @@ pods:
     labels: {app: web, version: v1}
     annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: "3306"}
     hold: [sidecar, web.listen]
+    proxy: builtin
     containers:
       - {name: web, app: {http: 8080, calls: ["http://other:80/"]}, securityContext: {runAsUser: 5}}
       - {name: helper, command: [sleep, "1"]}
@@ -38,10 +44,19 @@ fn a_good_file_is_read_whole() {
     assert_eq!(scenario.pods[0].hold.len(), 2);
     let options = &scenario.pods[0].sidecar.as_ref().unwrap().interception;
     assert_eq!(options.exclude_outbound_ports.len(), 1);
+    let proxies = scenario
+        .pods
+        .iter()
+        .map(|pod| pod.sidecar.as_ref().map(|it| it.proxy));
+    assert_eq!(proxies.collect::<Vec<_>>(), [Some(ProxyKind::Builtin), None]);
+    assert_eq!(
+        (scenario.mesh.proxy, scenario.mesh.concurrency.get()),
+        (ProxyKind::Envoy, 2)
+    );
     assert_eq!(scenario.services[0].ports[0].target_port.get(), 8080);
     assert_eq!(scenario.steps.len(), 4);
     assert_eq!(scenario.steps[1].name, "step 2");
-    assert_eq!(scenario.steps[0].location.line, 20);
+    assert_eq!(scenario.steps[0].location.line, 22);
 }
 
 /// Replaces a part of the good file, and wants this said, at this line.
@@ -66,6 +81,9 @@ fn refused(part: &str, by: &str, wanted: &str) {
 fn each_mistake_is_told_at_its_place() {
     refused("name: web, ports", "name: web, pots", "did you mean `ports`?");
     refused("name: http, port: 80,", "name: http, port: 0,", "1 to 65535");
+    refused("{proxy: envoy,", "{proxy: envoi,", "did you mean `envoy`?");
+    refused("proxy: builtin", "proxy: nginx", "is none of: builtin, envoy");
+    refused("concurrency: 2", "concurrency: 0", "worker threads, from 1");
     refused("host: web, subsets", "host: wep, subsets", "did you mean `web`?");
     refused("subset: v1}}]", "subset: v9}}]", "has no subset `v9`");
     refused("timeout: 500ms}]", "timeout: 500}]", "is not a duration");
@@ -176,10 +194,10 @@ steps: [{exec: {from: web, command: ['true']}}]
 
 #[test]
 fn shipped_scenarios_have_no_mistakes() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut number = 0;
-    for dir in [dir.clone(), dir.join("races")] {
-        for entry in std::fs::read_dir(dir).unwrap() {
+    for dir in ["scenarios", "scenarios/races", "tests/conformance/cases"] {
+        for entry in std::fs::read_dir(root.join(dir)).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() || path.to_string_lossy().ends_with(".race.yaml") {
                 continue;
@@ -189,7 +207,97 @@ fn shipped_scenarios_have_no_mistakes() {
             number += 1;
         }
     }
-    assert!(number >= 3);
+    assert!(number >= 15);
+}
+
+const RAW: &str = r#"
+services: [{name: hand, ports: [{name: http, port: 80}]}]
+pods:
+  - name: hand
+    containers:
+      - {name: hand, app: {rawHttp: 80, routes: {/x: {raw: ["HTTP/1.1 200 OK\r\n\r\n", {bytes: 5}], then: reset, early: true}}}}
+  - {name: client, containers: [{name: client}]}
+steps:
+  - request: {from: client, tcp: "hand:80", send: ["a\r\n", {hex: "0d 0A"}, {bytes: 7}, {await: ok}, {pause: 20ms}], halfClose: true, read: end, slowly: {bytes: 10, every: 1ms}}
+  - request: {from: client, url: "http://hand/", method: POST, bodyBytes: 100, chunked: true, trailers: {x-t: v}}
+"#;
+
+#[test]
+fn raw_exchanges_and_answers_are_read_whole() {
+    let loaded = parse("raw.yaml", RAW).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));
+    let steps = &loaded.scenario.steps;
+    let Action::Request(Request {
+        kind: RequestKind::Tcp { exchange, .. },
+        ..
+    }) = &steps[0].action
+    else {
+        panic!("{:?}", steps[0]);
+    };
+    let pieces = [
+        Piece::Text("a\r\n".to_owned()),
+        Piece::Raw(vec![13, 10]),
+        Piece::Generated(7),
+        Piece::Await("ok".to_owned()),
+        Piece::Pause(Duration::from_millis(20)),
+    ];
+    assert_eq!(exchange.send, pieces);
+    assert!(exchange.half_close && exchange.read == Read::End && exchange.slowly.is_some());
+    let Action::Request(Request {
+        kind:
+            RequestKind::Http {
+                body,
+                chunked,
+                trailers,
+                ..
+            },
+        ..
+    }) = &steps[1].action
+    else {
+        panic!("{:?}", steps[1]);
+    };
+    assert_eq!((body, *chunked, trailers.len()), (&Body::Generated(100), true, 1));
+    let Workload::App(app) = &loaded.scenario.pods[0].containers[0].workload else {
+        panic!("no app");
+    };
+    let raw = app.routes["/x"].raw.as_ref().unwrap();
+    assert_eq!((raw.pieces.len(), raw.then, raw.early), (2, Then::Reset, true));
+}
+
+#[test]
+fn mistakes_in_raw_exchanges_are_told() {
+    for (part, by, wanted) in [
+        (
+            "{hex: \"0d 0A\"}",
+            "{hex: \"0d 0\"}",
+            "is no bytes in hexadecimal",
+        ),
+        ("{bytes: 7}", "{bytes: x}", "write a number of bytes"),
+        ("{await: ok}", "{awate: ok}", "did you mean `await`?"),
+        ("{pause: 20ms}", "{pause: 20}", "is not a duration"),
+        ("{bytes: 7}", "{bytes: 7, hex: \"00\"}", "a piece is one thing"),
+        ("read: end", "read: all", "is none of: first, end, nothing"),
+        ("slowly: {bytes: 10,", "slowly: {bytes: 0,", "a pace needs"),
+        (
+            "bodyBytes: 100,",
+            "bodyBytes: 100, body: x,",
+            "both `body` and `bodyBytes`",
+        ),
+        ("then: reset,", "then: leave,", "is none of: keep, close, reset"),
+        ("{bytes: 5}]", "{await: x}]", "an answer that awaits something"),
+        ("rawHttp: 80,", "http: 80,", "unknown field `raw`"),
+        (
+            "{raw: [\"HTTP/1.1 200 OK\\r\\n\\r\\n\", {bytes: 5}],",
+            "{",
+            "a route of `rawHttp` without `raw`",
+        ),
+    ] {
+        assert!(RAW.contains(part), "{part}");
+        let said = match parse("x.yaml", &RAW.replacen(part, by, 1)) {
+            Ok(_) => panic!("`{by}` was taken"),
+            Err(mistakes) => anstream::adapter::strip_str(&mistakes.render()).to_string(),
+        };
+        assert!(said.contains(wanted), "no `{wanted}` in\n{said}");
+    }
 }
 
 proptest::proptest! {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -11,6 +12,9 @@ use crate::net::mount;
 /// Descriptors that children get under fixed numbers, so that nothing of this process may have them by chance: the
 /// pipe on which `std::process` waits for exec would be overwritten in the child.
 const RESERVED: std::ops::RangeInclusive<i32> = 3..=9;
+
+/// Where the pods find Envoy. Its own place may lie in a directory that their user may not enter.
+pub const ENVOY: &str = "/run/lab/envoy";
 
 /// What went wrong at the start.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +36,12 @@ pub struct Settled {
     _reserved: Vec<OwnedFd>,
 }
 
-/// Makes the world process at home in its namespaces.
-pub fn settle_in() -> Result<Settled, Error> {
+/// Makes the world process at home in its namespaces. `envoy` is the host's, for the pods that run it.
+pub fn settle_in(envoy: Option<&Path>) -> Result<Settled, Error> {
     mount::settle_in()?;
+    if let Some(program) = envoy {
+        mount::program(program, Path::new(ENVOY))?;
+    }
     nix::unistd::sethostname("node").map_err(Error::HostName)?;
     Ok(Settled {
         _reserved: reserve().map_err(Error::Descriptors)?,

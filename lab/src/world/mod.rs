@@ -1,6 +1,7 @@
 //! The running lab: supervisor, node, pods and their processes.
 
 pub mod entry;
+pub mod envoy;
 pub mod node;
 pub mod pod;
 pub mod preflight;

@@ -295,6 +295,13 @@ pub fn spawn_tool(netns: &NetNs, program: &Path, args: &[&OsStr]) -> io::Result<
     netns.run(|| command.spawn()).map_err(io::Error::other)?
 }
 
+/// Runs a program of the machine's to its end, where this process is.
+pub async fn output(program: &Path, args: &[&str]) -> io::Result<std::process::Output> {
+    let mut command = tokio::process::Command::from(command(program));
+    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    command.output().await
+}
+
 /// A pipe that its reader may re-open as /dev/stdout: it belongs to the process's user.
 fn output_pipe(uid: u32, gid: u32) -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = io::pipe()?;

@@ -33,6 +33,8 @@ flags! {
     NO_ROUTE_FOUND "NR" "No route, or no filter chain.";
     NO_CLUSTER_FOUND "NC" "The route's cluster is unknown.";
     DOWNSTREAM_PROTOCOL_ERROR "DPE" "The client's request was not HTTP.";
+    UPSTREAM_REMOTE_RESET "UR" "The host reset the connection.";
+    DOWNSTREAM_REMOTE_RESET "DR" "The client reset the connection.";
     DOWNSTREAM_CONNECTION_TERMINATION "DC" "The client went away.";
     STREAM_IDLE_TIMEOUT "SI" "Nothing moved for too long.";
 }

@@ -1,14 +1,11 @@
 //! Access-log formats: Envoy's command operators, as text or as JSON.
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "an operator that is missing reads as a dash, any other value as itself"
-)]
 
+use std::io::Write as _;
 use std::time::UNIX_EPOCH;
 
 use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substitution_format_string};
 use envoy_types::pb::google::protobuf::{Struct, Value as ProtoValue, value};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::Record;
 
@@ -26,7 +23,7 @@ enum Shape {
 enum Node {
     Parts(Vec<Part>),
     Object(Vec<(String, Node)>),
-    Constant(Value),
+    Constant(serde_json::Value),
 }
 
 #[derive(Debug, Clone)]
@@ -110,11 +107,14 @@ impl Format {
         Ok(Self(shape))
     }
 
-    /// One line, without its newline unless a text format has it.
-    pub(super) fn line(&self, record: &Record<'_>) -> String {
+    /// Adds one line, with its newline.
+    pub(super) fn write(&self, record: &Record<'_>, out: &mut Vec<u8>) {
         match &self.0 {
-            Shape::Text(parts) => text(parts, record),
-            Shape::Json(fields) => Value::Object(fill(fields, record)).to_string(),
+            Shape::Text(parts) => text(parts, record, out),
+            Shape::Json(fields) => object_of(fields, record, out),
+        }
+        if out.last() != Some(&b'\n') {
+            out.push(b'\n');
         }
     }
 }
@@ -136,36 +136,96 @@ fn node(proto: &ProtoValue) -> Result<Node, FormatError> {
         Some(value::Kind::StructValue(inner)) => Node::Object(object(inner)?),
         Some(value::Kind::NumberValue(number)) => Node::Constant(json!(number)),
         Some(value::Kind::BoolValue(flag)) => Node::Constant(json!(flag)),
-        Some(value::Kind::NullValue(_) | value::Kind::ListValue(_)) | None => Node::Constant(Value::Null),
+        Some(value::Kind::NullValue(_) | value::Kind::ListValue(_)) | None => {
+            Node::Constant(serde_json::Value::Null)
+        }
     })
 }
 
-fn fill(fields: &[(String, Node)], record: &Record<'_>) -> Map<String, Value> {
-    let value = |node: &Node| match node {
-        Node::Parts(parts) => match parts.as_slice() {
+fn object_of(fields: &[(String, Node)], record: &Record<'_>, out: &mut Vec<u8>) {
+    for (index, (name, node)) in fields.iter().enumerate() {
+        out.push(if index == 0 { b'{' } else { b',' });
+        json_text(name, out);
+        out.push(b':');
+        match node {
             // A lone operator keeps its type; what is missing is null.
-            [Part::Operator(operator)] => value_of(operator, record),
-            parts => Value::String(text(parts, record)),
-        },
-        Node::Object(fields) => Value::Object(fill(fields, record)),
-        Node::Constant(value) => value.clone(),
-    };
-    fields
-        .iter()
-        .map(|(name, node)| (name.clone(), value(node)))
-        .collect()
+            Node::Parts(parts) => match parts.as_slice() {
+                [Part::Operator(operator)] => value_of(operator, record).write_json(out),
+                parts => {
+                    let mut plain = Vec::new();
+                    text(parts, record, &mut plain);
+                    json_text(&String::from_utf8_lossy(&plain), out);
+                }
+            },
+            Node::Object(fields) => object_of(fields, record, out),
+            Node::Constant(value) => to_json(value, out),
+        }
+    }
+    if fields.is_empty() {
+        out.push(b'{');
+    }
+    out.push(b'}');
 }
 
-fn text(parts: &[Part], record: &Record<'_>) -> String {
-    let part = |part: &Part| match part {
-        Part::Literal(text) => text.clone(),
-        Part::Operator(operator) => match value_of(operator, record) {
-            Value::Null => "-".to_owned(),
-            Value::String(text) => text,
-            other => other.to_string(),
-        },
-    };
-    parts.iter().map(part).collect()
+/// A value that is serialised into memory, which takes every write.
+fn to_json(value: &impl serde::Serialize, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, value).unwrap_or_default();
+}
+
+fn json_text(text: &str, out: &mut Vec<u8>) {
+    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        to_json(&text, out);
+    }
+}
+
+fn text(parts: &[Part], record: &Record<'_>, out: &mut Vec<u8>) {
+    for part in parts {
+        match part {
+            Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
+            Part::Operator(operator) => value_of(operator, record).write_text(out),
+        }
+    }
+}
+
+/// What an operator stands for in one record.
+enum Value<'a> {
+    Missing,
+    Text(&'a str),
+    Owned(String),
+    Number(u64),
+    Address(std::net::SocketAddr),
+}
+
+impl Value<'_> {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Missing => out.extend_from_slice(b"null"),
+            Self::Text(text) => json_text(text, out),
+            Self::Owned(text) => json_text(text, out),
+            Self::Number(_) => self.write_text(out),
+            Self::Address(_) => {
+                out.push(b'"');
+                self.write_text(out);
+                out.push(b'"');
+            }
+        }
+    }
+
+    fn write_text(&self, out: &mut Vec<u8>) {
+        // Memory takes every write.
+        match self {
+            Self::Missing => out.push(b'-'),
+            Self::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Owned(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Number(number) => write!(out, "{number}").unwrap_or_default(),
+            Self::Address(address) => write!(out, "{address}").unwrap_or_default(),
+        }
+    }
 }
 
 fn parts(text: &str) -> Result<Vec<Part>, FormatError> {
@@ -219,9 +279,9 @@ fn operator(text: &str) -> Result<Operator, FormatError> {
     }
 }
 
-fn value_of(operator: &Operator, record: &Record<'_>) -> Value {
+fn value_of<'a>(operator: &Operator, record: &'a Record<'_>) -> Value<'a> {
     match operator {
-        Operator::StartTime => json!(start_time(record)),
+        Operator::StartTime => Value::Owned(start_time(record)),
         Operator::Request(main, other, length) => header(main, other.as_deref(), *length, |name| {
             request_header(record, name)
         }),
@@ -238,12 +298,13 @@ fn header<'a>(
     other: Option<&str>,
     length: Option<usize>,
     get: impl Fn(&str) -> Option<&'a str>,
-) -> Value {
+) -> Value<'a> {
     let found = get(main).or_else(|| other.and_then(&get));
-    found.map_or(Value::Null, |text| {
-        let longest = length.unwrap_or(usize::MAX);
-        Value::String(text.chars().take(longest).collect())
-    })
+    match (found, length) {
+        (None, _) => Value::Missing,
+        (Some(text), None) => Value::Text(text),
+        (Some(text), Some(longest)) => Value::Owned(text.chars().take(longest).collect()),
+    }
 }
 
 fn request_header<'a>(record: &'a Record<'_>, name: &str) -> Option<&'a str> {
@@ -255,36 +316,44 @@ fn request_header<'a>(record: &'a Record<'_>, name: &str) -> Option<&'a str> {
     }
 }
 
-fn plain_value(plain: Plain, record: &Record<'_>) -> Value {
-    let address =
-        |address: Option<std::net::SocketAddr>| address.map_or(Value::Null, |it| json!(it.to_string()));
-    let text = |text: Option<&str>| {
+fn plain_value<'a>(plain: Plain, record: &'a Record<'_>) -> Value<'a> {
+    let address = |address: Option<std::net::SocketAddr>| address.map_or(Value::Missing, Value::Address);
+    let text = |text: Option<&'a str>| {
         text.filter(|text| !text.is_empty())
-            .map_or(Value::Null, |text| json!(text))
+            .map_or(Value::Missing, Value::Text)
     };
     match plain {
         Plain::Protocol => text(record.protocol),
-        Plain::ResponseCode => json!(record.response_code),
-        Plain::ResponseFlags => json!(record.flags.to_string()),
+        Plain::ResponseCode => Value::Number(record.response_code.into()),
+        Plain::ResponseFlags => {
+            let flags = record.flags.to_string();
+            if flags == "-" {
+                Value::Text("-")
+            } else {
+                Value::Owned(flags)
+            }
+        }
         Plain::ResponseCodeDetails => text(record.details),
         Plain::ConnectionTerminationDetails => text(record.connection_termination_details),
         Plain::UpstreamTransportFailureReason => text(record.upstream_transport_failure_reason),
-        Plain::BytesReceived => json!(record.bytes_received),
-        Plain::BytesSent => json!(record.bytes_sent),
-        Plain::Duration => json!(u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX)),
+        Plain::BytesReceived => Value::Number(record.bytes_received),
+        Plain::BytesSent => Value::Number(record.bytes_sent),
+        Plain::Duration => Value::Number(u64::try_from(record.duration.as_millis()).unwrap_or(u64::MAX)),
         Plain::UpstreamHost => address(record.upstream_host),
         Plain::UpstreamCluster | Plain::UpstreamClusterRaw => text(record.upstream_cluster),
         Plain::UpstreamLocalAddress => address(record.upstream_local_address),
-        Plain::UpstreamConnectionId => record.upstream_connection_id.map_or(Value::Null, |id| json!(id)),
-        Plain::UpstreamRequestAttemptCount => json!(record.attempts),
+        Plain::UpstreamConnectionId => record
+            .upstream_connection_id
+            .map_or(Value::Missing, Value::Number),
+        Plain::UpstreamRequestAttemptCount => Value::Number(record.attempts.into()),
         Plain::DownstreamLocalAddress => address(Some(record.downstream_local_address)),
         Plain::DownstreamRemoteAddress | Plain::DownstreamDirectRemoteAddress => {
             address(Some(record.downstream_remote_address))
         }
-        Plain::ConnectionId => json!(record.connection_id),
+        Plain::ConnectionId => Value::Number(record.connection_id),
         Plain::RouteName => text(record.route_name),
         Plain::FilterChainName => text(record.filter_chain_name),
-        Plain::RequestedServerName | Plain::VirtualClusterName => Value::Null,
+        Plain::RequestedServerName | Plain::VirtualClusterName => Value::Missing,
     }
 }
 

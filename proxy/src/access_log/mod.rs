@@ -2,10 +2,9 @@
 
 pub mod flags;
 pub mod format;
+pub mod sink;
 
-use std::cell::RefCell;
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -13,6 +12,7 @@ use std::time::{Duration, SystemTime};
 pub use flags::Flags;
 pub use format::Format;
 use http::HeaderMap;
+use sink::Sink;
 
 /// What is known of a stream (an HTTP request, or a TCP connection) when it ends.
 #[derive(Debug)]
@@ -73,48 +73,20 @@ pub struct Record<'a> {
 #[derive(Debug, Clone)]
 pub struct AccessLog {
     format: Rc<Format>,
-    sink: Sink,
-}
-
-/// Where lines go.
-#[derive(Debug, Clone)]
-enum Sink {
-    Stdout,
-    Stderr,
-    File(Rc<RefCell<std::fs::File>>),
+    sink: Rc<Sink>,
 }
 
 impl AccessLog {
     /// A log to this path; `/dev/stdout` and `/dev/stderr` are this process's own.
     pub fn open(path: &str, format: Format) -> io::Result<Self> {
-        let sink = match path {
-            "/dev/stdout" | "/proc/self/fd/1" => Sink::Stdout,
-            "/dev/stderr" | "/proc/self/fd/2" => Sink::Stderr,
-            _ => Sink::File(Rc::new(RefCell::new(
-                OpenOptions::new().create(true).append(true).open(path)?,
-            ))),
-        };
         Ok(Self {
             format: Rc::new(format),
-            sink,
+            sink: sink::open(path)?,
         })
     }
 
-    /// Writes one line, all of it at once: whoever reads may rely on it as soon as the stream has ended.
+    /// Adds one line. It is written as soon as this thread has nothing else to do.
     pub fn log(&self, record: &Record<'_>) {
-        let mut line = self.format.line(record);
-        if !line.ends_with('\n') {
-            line.push('\n');
-        }
-        let written = match &self.sink {
-            Sink::Stdout => io::stdout()
-                .lock()
-                .write_all(line.as_bytes())
-                .and_then(|()| io::stdout().flush()),
-            Sink::Stderr => io::stderr().lock().write_all(line.as_bytes()),
-            Sink::File(file) => file.borrow_mut().write_all(line.as_bytes()),
-        };
-        // A log that nobody reads any more is no reason to stop serving.
-        drop(written);
+        self.sink.add(|lines| self.format.write(record, lines));
     }
 }

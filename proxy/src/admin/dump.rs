@@ -22,10 +22,13 @@ pub(super) fn clusters_text(proxy: &Proxy) -> String {
             "{name}::observability_name::{name}\n{name}::added_via_api::{}\n",
             !is_static
         ));
-        for host in cluster.hosts().iter() {
+        for host in cluster.members().iter() {
             let line = |key: &str, value: String| format!("{name}::{host}::{key}::{value}\n");
-            text.push_str(&line("cx_idle", cluster.idle_at(*host).to_string()));
-            text.push_str(&line("rq_active", cluster.busy_at(*host).to_string()));
+            text.push_str(&line("cx_idle", cluster.host(*host).idle_count().to_string()));
+            text.push_str(&line(
+                "rq_active",
+                cluster.host(*host).rq_active.get().to_string(),
+            ));
             text.push_str(&line("health_flags", "healthy".to_owned()));
         }
     }
@@ -36,7 +39,7 @@ pub(super) fn clusters_json(proxy: &Proxy) -> Value {
     let host = |cluster: &Cluster, host: &std::net::SocketAddr| {
         json!({
             "address": socket(*host),
-            "stats": [{ "name": "rq_active", "type": "GAUGE", "value": cluster.busy_at(*host).to_string() }],
+            "stats": [{ "name": "rq_active", "type": "GAUGE", "value": cluster.host(*host).rq_active.get().to_string() }],
             "health_status": { "eds_health_status": "HEALTHY" },
             "weight": 1,
         })
@@ -48,7 +51,7 @@ pub(super) fn clusters_json(proxy: &Proxy) -> Value {
             json!({
                 "name": cluster.config.name,
                 "added_via_api": !is_static,
-                "host_statuses": cluster.hosts().iter().map(|it| host(cluster, it)).collect::<Vec<_>>(),
+                "host_statuses": cluster.members().iter().map(|it| host(cluster, it)).collect::<Vec<_>>(),
             })
         })
         .collect();
@@ -118,7 +121,7 @@ pub(super) fn config(proxy: &Proxy) -> Value {
                 .filter(|(it, _, _)| matches!(it.config.discovery, Discovery::Eds(_)))
                 .map(|(it, _, _)| json!({ "endpoint_config": {
                     "cluster_name": it.config.name,
-                    "endpoints": [{ "lb_endpoints": it.hosts().iter()
+                    "endpoints": [{ "lb_endpoints": it.members().iter()
                         .map(|host| json!({ "endpoint": { "address": socket(*host) } })).collect::<Vec<_>>() }],
                 } }))
                 .collect::<Vec<_>>(),

@@ -20,11 +20,11 @@ use crate::within::within;
 pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15090);
 
-/// How long one question may take.
-const ASK: Duration = Duration::from_secs(1);
-/// How soon a data plane that is not ready is asked again after xDS moved; twice as long each time after that. Each
-/// question is a connection that the kernel tells of, so one that waits for long must not be asked a hundred times a second.
+/// How long one question may take: the `timeoutSeconds` of Istio's readiness probe.
+const ASK: Duration = Duration::from_secs(3);
+/// When a data plane that is not ready is asked again, beyond the moments at which xDS moves; it doubles.
 const IMPATIENT: Duration = Duration::from_millis(10);
+const LESS_IMPATIENT: Duration = Duration::from_millis(160);
 /// How often a data plane that is ready is asked.
 const PATIENT: Duration = Duration::from_secs(1);
 
@@ -65,9 +65,12 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
 
 async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
-        (_, "/healthz/ready") => match ready().await {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
-            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        (_, "/healthz/ready") => match look().await {
+            Condition::Ready => text(StatusCode::OK, "ready\n"),
+            Condition::Silent(why) | Condition::Starting(why) => {
+                let why = format!("Envoy is not ready: {why}\n");
+                text(StatusCode::SERVICE_UNAVAILABLE, why)
+            }
         },
         (_, path) if path.starts_with("/app-health/") => {
             let (status, body) =
@@ -84,35 +87,68 @@ async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<B
     }
 }
 
-/// True if the data plane says LIVE; else why it is not.
-async fn ready() -> Result<(), String> {
-    match get(ADMIN, "/ready").await {
-        Ok((StatusCode::OK, _)) => Ok(()),
-        Ok((_, body)) => Err(format!("Envoy is not ready: {}", body.trim())),
-        Err(why) => Err(format!("Envoy is not ready: {why}")),
+/// How a data plane is, by its admin port.
+enum Condition {
+    /// It does not answer.
+    Silent(String),
+    /// It is not LIVE yet, or no more.
+    Starting(String),
+    /// It is LIVE.
+    Ready,
+}
+
+impl Condition {
+    /// The event that tells that it has come to this.
+    const fn event(&self) -> &'static str {
+        match self {
+            Self::Silent(_) => "silent",
+            Self::Starting(_) => "unready",
+            Self::Ready => "ready",
+        }
     }
 }
 
-/// Tells when the data plane becomes ready, and when it no longer is.
+async fn look() -> Condition {
+    match get(ADMIN, "/ready").await {
+        Ok((StatusCode::OK, _)) => Condition::Ready,
+        Ok((_, body)) => Condition::Starting(body.trim().to_owned()),
+        Err(why) => Condition::Silent(why),
+    }
+}
+
+/// Tells when the data plane first answers, when it becomes ready, and when it no longer is.
 pub(super) async fn watch(shared: Rc<Shared>) {
     let mut moved = shared.moved.subscribe();
-    let mut was = false;
-    let mut patience = IMPATIENT;
+    let silent = Condition::Silent(String::new()).event();
+    let (mut life, mut was) = (shared.life.get(), silent);
+    let mut pause = IMPATIENT;
     loop {
-        let is = ready().await.is_ok();
-        if is != was {
-            shared
-                .events
-                .tell(&json!({ "event": if is { "ready" } else { "unready" } }));
-            was = is;
+        let asked = shared.life.get();
+        if !asked.runs {
+            if moved.changed().await.is_err() {
+                return;
+            }
+            continue;
         }
-        if is {
-            patience = PATIENT;
+        let condition = look().await;
+        // Of each data plane everything is told anew; what the one before answered says nothing.
+        if asked == shared.life.get() {
+            if std::mem::replace(&mut life, asked) != asked {
+                was = silent;
+            }
+            let is = condition.event();
+            if std::mem::replace(&mut was, is) != is {
+                shared.events.tell(&json!({ "event": is }));
+            }
         }
+        let patience = match condition {
+            Condition::Ready => PATIENT,
+            Condition::Silent(_) | Condition::Starting(_) => pause,
+        };
         // Time passing is a reason to look again too.
-        patience = match within(patience, "xDS to move", moved.changed()).await {
+        pause = match within(patience, "xDS to move", moved.changed()).await {
             Ok(_) => IMPATIENT,
-            Err(_) => (patience * 2).min(PATIENT),
+            Err(_) => (pause * 2).min(LESS_IMPATIENT),
         };
     }
 }

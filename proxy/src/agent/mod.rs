@@ -2,11 +2,13 @@
 
 mod app_health;
 mod drain;
+mod envoy;
 mod events;
 mod health;
 mod relay;
 mod supervise;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -15,7 +17,9 @@ use tokio::sync::watch;
 
 pub use events::Events;
 
+use crate::bootstrap::Bootstrap;
 use crate::cli::AgentArgs;
+use envoy::Envoy;
 
 /// The agent's own ports.
 const XDS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15010);
@@ -39,6 +43,25 @@ pub enum Error {
     /// What it was told about the app's probes.
     #[error("--app-probers")]
     Probers(#[source] serde_json::Error),
+    /// Envoy's bootstrap.
+    #[error("writing Envoy's bootstrap to a temporary file")]
+    Bootstrap(#[source] std::io::Error),
+}
+
+/// Which data plane there is: the how manieth, and whether it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Life {
+    number: u64,
+    runs: bool,
+}
+
+impl Shared {
+    /// A data plane starts or has ended.
+    pub(crate) fn turn(&self, runs: bool) {
+        let number = self.life.get().number + u64::from(runs);
+        self.life.set(Life { number, runs });
+        self.moved.send_modify(|count| *count += 1);
+    }
 }
 
 /// What the parts of an agent share.
@@ -47,7 +70,10 @@ pub(crate) struct Shared {
     pub(crate) events: Events,
     /// What is done for `/app-health/…`.
     pub(crate) probers: app_health::Probers,
-    /// Rung when something passed the relay after which the data plane may have become ready.
+    /// What is the data plane, if it is not this program.
+    pub(crate) envoy: Option<Envoy>,
+    pub(crate) life: Cell<Life>,
+    /// Rung when the data plane starts or ends, and when something passed the relay after which it may be ready.
     pub(crate) moved: watch::Sender<u64>,
     /// True once the agent is to end.
     pub(crate) quit: watch::Sender<bool>,
@@ -59,10 +85,22 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let (xds, status) = (bind(XDS)?, bind(STATUS)?);
     let events = Events::open(args.events_fd);
     let probers = app_health::read(args.app_probers.as_deref()).map_err(Error::Probers)?;
+    let bootstrap = Bootstrap {
+        concurrency: args.concurrency,
+        ..Bootstrap::istio(&args.node_id)
+    };
+    let envoy = args
+        .envoy
+        .as_ref()
+        .map(|program| Envoy::prepare(program, &bootstrap))
+        .transpose()
+        .map_err(Error::Bootstrap)?;
     let shared = Rc::new(Shared {
         args,
         events,
         probers,
+        envoy,
+        life: Cell::new(Life::default()),
         moved: watch::Sender::new(0),
         quit: watch::Sender::new(false),
     });

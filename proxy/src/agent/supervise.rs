@@ -35,11 +35,11 @@ pub(super) async fn run(
     let mut pause = Duration::ZERO;
     loop {
         let mut child = start(shared, &exec)?;
+        shared.turn(true);
         let started = Instant::now();
         shared
             .events
             .tell(&json!({ "event": "data-plane-started", "pid": child.id() }));
-        shared.moved.send_modify(|count| *count += 1);
         tokio::select! {
             status = child.wait() => {
                 pause = match (started.elapsed() >= LIVED, pause) {
@@ -47,10 +47,10 @@ pub(super) async fn run(
                     (false, Duration::ZERO) => FIRST_PAUSE,
                     (false, pause) => (pause * 2).min(LONGEST_PAUSE),
                 };
+                shared.turn(false);
                 let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 let restart_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 shared.events.tell(&json!({ "event": "data-plane-exited", "status": status, "restart_in_ms": restart_in_ms }));
-                shared.moved.send_modify(|count| *count += 1);
             }
             () = &mut stop => return end(&mut child).await,
         }
@@ -72,13 +72,23 @@ async fn gate(shared: &Shared) -> io::Result<()> {
 }
 
 fn start(shared: &Shared, exec: &[String]) -> io::Result<Child> {
-    #[expect(clippy::disallowed_methods, reason = "the agent starts the data plane")]
-    let mut command = std::process::Command::new("/proc/self/exe");
-    command
-        .args(exec)
-        .args(["data-plane", "--node-id", &shared.args.node_id]);
+    let mut command = match &shared.envoy {
+        Some(envoy) => envoy.command(),
+        None => builtin(shared, exec),
+    };
     crate::sys::die_together(&mut command);
     Command::from(command).kill_on_drop(true).spawn()
+}
+
+fn builtin(shared: &Shared, exec: &[String]) -> std::process::Command {
+    #[expect(clippy::disallowed_methods, reason = "the agent starts the data plane")]
+    let mut command = std::process::Command::new("/proc/self/exe");
+    let concurrency = shared.args.concurrency.to_string();
+    command
+        .args(exec)
+        .args(["data-plane", "--node-id", &shared.args.node_id])
+        .args(["--concurrency", &concurrency]);
+    command
 }
 
 async fn end(child: &mut Child) -> io::Result<()> {

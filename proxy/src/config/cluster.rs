@@ -26,12 +26,34 @@ pub struct ClusterConfig {
     pub connect_timeout: Duration,
     /// The address that connections come from.
     pub bind: Option<IpAddr>,
-    /// HTTP/2 with prior knowledge instead of HTTP/1.1.
-    pub http2: bool,
+    /// Which HTTP its hosts speak.
+    pub http2: Http2,
     /// Requests after which a connection is not used again; none = no limit.
     pub max_requests: Option<u32>,
     /// How long a pooled connection may idle.
     pub idle_timeout: Option<Duration>,
+}
+
+/// When HTTP/2 with prior knowledge is spoken instead of HTTP/1.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http2 {
+    /// Never.
+    Never,
+    /// Always.
+    Always,
+    /// If the client speaks it.
+    AsClient,
+}
+
+impl Http2 {
+    /// True if a request goes on by HTTP/2; `came` says whether it came by it.
+    pub const fn speaks(self, came: bool) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::AsClient => came,
+        }
+    }
 }
 
 /// How a cluster's hosts are found.
@@ -83,7 +105,7 @@ impl ClusterConfig {
             policy: policy(cluster)?,
             connect_timeout: duration(cluster.connect_timeout.as_ref()).unwrap_or(CONNECT_TIMEOUT),
             bind: bind(cluster)?,
-            http2: is_http2(cluster, options.as_ref()),
+            http2: http2(cluster, options.as_ref()),
             max_requests: limit_of.map(|number| number.value).filter(|number| *number > 0),
             idle_timeout: match common.and_then(|common| common.idle_timeout.as_ref()) {
                 Some(idle) => limit(Some(idle)),
@@ -102,16 +124,24 @@ fn http_options(cluster: &proto::Cluster) -> Result<Option<HttpProtocolOptions>,
         .transpose()
 }
 
-fn is_http2(cluster: &proto::Cluster, options: Option<&HttpProtocolOptions>) -> bool {
-    use http_protocol_options::UpstreamProtocolOptions::ExplicitHttpConfig;
-    use http_protocol_options::explicit_http_config::ProtocolConfig;
+fn http2(cluster: &proto::Cluster, options: Option<&HttpProtocolOptions>) -> Http2 {
+    use http_protocol_options::UpstreamProtocolOptions::{ExplicitHttpConfig, UseDownstreamProtocolConfig};
+    use http_protocol_options::explicit_http_config::ProtocolConfig::Http2ProtocolOptions;
     #[expect(
         deprecated,
         reason = "older and hand-written configurations still have it here"
     )]
     let old = cluster.http2_protocol_options.is_some();
-    let explicit = options.and_then(|options| options.upstream_protocol_options.as_ref());
-    old || matches!(explicit, Some(ExplicitHttpConfig(config)) if matches!(config.protocol_config, Some(ProtocolConfig::Http2ProtocolOptions(_))))
+    match options.and_then(|options| options.upstream_protocol_options.as_ref()) {
+        Some(UseDownstreamProtocolConfig(_)) => Http2::AsClient,
+        Some(ExplicitHttpConfig(config))
+            if matches!(config.protocol_config, Some(Http2ProtocolOptions(_))) =>
+        {
+            Http2::Always
+        }
+        _ if old => Http2::Always,
+        _ => Http2::Never,
+    }
 }
 
 fn discovery(cluster: &proto::Cluster) -> Result<Discovery, Refused> {

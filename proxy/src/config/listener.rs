@@ -1,5 +1,6 @@
 //! Listeners: where connections come in, and which chain of filters takes them.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpPro
 use super::route::RouteTable;
 use super::{Refused, limit, socket_address, unpack};
 use crate::access_log::{AccessLog, Format};
+use crate::http::HttpStats;
+use crate::stats::{Stat, Stats};
 
 /// The listener filter timeout if a listener does not say (`Listener.listener_filters_timeout`).
 const FILTER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -94,6 +97,21 @@ pub struct HttpConfig {
     pub upgrades: Vec<String>,
     /// How long a stream may stand still; none = for ever.
     pub stream_idle_timeout: Option<Duration>,
+    /// How long a connection may wait for a request; none = for ever.
+    pub idle_timeout: Option<Duration>,
+    /// Paths are normalised before they are matched.
+    pub normalize_path: bool,
+    stats: OnceCell<Rc<HttpStats>>,
+}
+
+impl HttpConfig {
+    /// What its connections count.
+    pub fn stats(&self, all: &Stats) -> Rc<HttpStats> {
+        Rc::clone(
+            self.stats
+                .get_or_init(|| Rc::new(HttpStats::new(all, &self.stat_prefix))),
+        )
+    }
 }
 
 /// Where routes come from.
@@ -116,6 +134,27 @@ pub struct TcpConfig {
     pub logs: Vec<AccessLog>,
     /// How long a connection may stand still; none = for ever.
     pub idle_timeout: Option<Duration>,
+    stats: OnceCell<Rc<TcpStats>>,
+}
+
+/// What connections of a TCP proxy count.
+#[derive(Debug)]
+pub struct TcpStats {
+    /// Connections.
+    pub cx_total: Stat,
+    /// Connections that are open.
+    pub cx_active: Stat,
+}
+
+impl TcpConfig {
+    /// What its connections count.
+    pub fn stats(&self, all: &Stats) -> Rc<TcpStats> {
+        let new = || TcpStats {
+            cx_total: all.counter(&format!("tcp.{}.downstream_cx_total", self.stat_prefix)),
+            cx_active: all.gauge(&format!("tcp.{}.downstream_cx_active", self.stat_prefix)),
+        };
+        Rc::clone(self.stats.get_or_init(|| Rc::new(new())))
+    }
 }
 
 impl FilterChain {
@@ -370,6 +409,7 @@ fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<Http
     } else {
         &hcm.server_name
     };
+    let common = hcm.common_http_protocol_options.as_ref();
     Ok(HttpConfig {
         stat_prefix: hcm.stat_prefix.clone(),
         routes,
@@ -387,6 +427,13 @@ fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<Http
             Some(timeout) => limit(Some(timeout)),
             None => Some(Duration::from_mins(5)),
         },
+        // HttpProtocolOptions.idle_timeout: an hour unless said otherwise.
+        idle_timeout: match common.and_then(|common| common.idle_timeout.as_ref()) {
+            Some(timeout) => limit(Some(timeout)),
+            None => Some(Duration::from_hours(1)),
+        },
+        normalize_path: hcm.normalize_path.as_ref().is_some_and(|it| it.value),
+        stats: OnceCell::new(),
     })
 }
 
@@ -409,6 +456,7 @@ fn tcp(listener: &str, field: &str, tcp: &TcpProxy) -> Result<TcpConfig, Refused
             Some(timeout) => limit(Some(timeout)),
             None => Some(Duration::from_hours(1)),
         },
+        stats: OnceCell::new(),
     })
 }
 
@@ -441,6 +489,7 @@ mod tests {
             clusters: Vec::new(),
             logs: Vec::new(),
             idle_timeout: None,
+            stats: OnceCell::new(),
         };
         Rc::new(FilterChain {
             name: name.to_owned(),

@@ -1,5 +1,6 @@
 //! Routes: which virtual host and which route a request takes, and what the route does.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::data_source;
@@ -16,6 +17,8 @@ pub struct RouteTable {
     /// Its name.
     pub name: String,
     hosts: Vec<VirtualHost>,
+    /// Hosts by exact domain.
+    exact: HashMap<String, usize>,
     ignore_port: bool,
 }
 
@@ -26,8 +29,7 @@ pub struct VirtualHost {
     pub name: String,
     domains: Vec<Domain>,
     routes: Vec<Route>,
-    /// The upstream request says how often it was tried.
-    pub attempt_count: bool,
+    attempt_count: bool,
 }
 
 #[derive(Debug)]
@@ -148,7 +150,15 @@ impl RouteTable {
             .map(|host| virtual_host(&config.name, host));
         let hosts: Vec<VirtualHost> = hosts.collect::<Result<_, _>>()?;
         only_once(&config.name, &hosts)?;
+        let domains = hosts.iter().enumerate().flat_map(|(index, host)| {
+            let exact = host.domains.iter().filter_map(|domain| match domain {
+                Domain::Exact(text) => Some(text.clone()),
+                Domain::Suffix(_) | Domain::Prefix(_) | Domain::Any => None,
+            });
+            exact.map(move |text| (text, index))
+        });
         Ok(Self {
+            exact: domains.collect(),
             name: config.name.clone(),
             hosts,
             ignore_port: config.ignore_port_in_host_matching,
@@ -156,28 +166,53 @@ impl RouteTable {
     }
 
     /// The virtual host of an authority: exact, then the longest `*suffix`, the longest `prefix*`, then `*`.
-    pub fn host(&self, authority: &str) -> Option<&VirtualHost> {
-        let authority = authority.to_ascii_lowercase();
-        let authority = if self.ignore_port {
-            without_port(&authority)
+    fn host(&self, authority: &str) -> Option<usize> {
+        let lower;
+        let authority = if authority.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            lower = authority.to_ascii_lowercase();
+            &lower
         } else {
-            &authority
+            authority
         };
-        let mut best: Option<(u8, usize, &VirtualHost)> = None;
-        for host in &self.hosts {
-            for domain in &host.domains {
-                let Some(rank) = domain.rank(authority) else {
-                    continue;
-                };
-                if best
-                    .as_ref()
-                    .is_none_or(|(kind, length, _)| rank > (*kind, *length))
-                {
-                    best = Some((rank.0, rank.1, host));
+        let authority = if self.ignore_port {
+            without_port(authority)
+        } else {
+            authority
+        };
+        if let Some(host) = self.exact.get(authority) {
+            return Some(*host);
+        }
+        let mut best: Option<((u8, usize), usize)> = None;
+        for (index, host) in self.hosts.iter().enumerate() {
+            for rank in host.domains.iter().filter_map(|domain| domain.rank(authority)) {
+                if best.is_none_or(|(known, _)| rank > known) {
+                    best = Some((rank, index));
                 }
             }
         }
-        best.map(|(_, _, host)| host)
+        best.map(|(_, index)| index)
+    }
+
+    /// Virtual host and route of a request.
+    pub fn find(
+        &self,
+        authority: &str,
+        path: &str,
+        method: &str,
+        headers: &HeaderMap,
+    ) -> Option<(usize, usize)> {
+        let host = self.host(authority)?;
+        Some((host, self.hosts[host].route(path, method, authority, headers)?))
+    }
+
+    /// A route that was found.
+    pub fn route(&self, host: usize, route: usize) -> &Route {
+        &self.hosts[host].routes[route]
+    }
+
+    /// True if upstream requests of this virtual host say how often they were tried.
+    pub fn counts_attempts(&self, host: usize) -> bool {
+        self.hosts[host].attempt_count
     }
 }
 
@@ -241,9 +276,9 @@ impl Domain {
 
 impl VirtualHost {
     /// The first route that matches.
-    pub fn route(&self, path: &str, method: &str, authority: &str, headers: &HeaderMap) -> Option<&Route> {
+    fn route(&self, path: &str, method: &str, authority: &str, headers: &HeaderMap) -> Option<usize> {
         let path = path.split(['?', '#']).next().unwrap_or(path);
-        self.routes.iter().find(|route| {
+        self.routes.iter().position(|route| {
             route.path.matches(path)
                 && route
                     .headers
@@ -269,20 +304,12 @@ impl PathMatch {
 
 impl HeaderMatch {
     fn matches(&self, path: &str, method: &str, authority: &str, headers: &HeaderMap) -> bool {
-        let joined;
         let value = match self.name.as_str() {
             ":path" => Some(path),
             ":method" => Some(method),
             ":authority" => Some(authority),
-            name => {
-                let values: Vec<&str> = headers
-                    .get_all(name)
-                    .iter()
-                    .filter_map(|value| value.to_str().ok())
-                    .collect();
-                joined = values.join(",");
-                (!values.is_empty()).then_some(joined.as_str())
-            }
+            // The first value of several, as Envoy takes it.
+            name => headers.get(name).and_then(|value| value.to_str().ok()),
         };
         let holds = match (&self.wanted, value) {
             (Wanted::Present(present), value) => value.is_some() == *present,
@@ -533,7 +560,7 @@ mod tests {
             ],
             true,
         );
-        let name = |authority: &str| table.host(authority).map(|host| host.name.as_str());
+        let name = |authority: &str| table.host(authority).map(|host| table.hosts[host].name.as_str());
         assert_eq!(name("reviews.default"), Some("exact"));
         assert_eq!(name("REVIEWS.default:9080"), Some("exact"));
         assert_eq!(name("x.default"), Some("suffix"));
@@ -545,7 +572,7 @@ mod tests {
     #[test]
     fn a_port_counts_unless_it_is_ignored() {
         let table = table(&[("plain", &["a"]), ("with", &["a:80"])], false);
-        let name = |authority: &str| table.host(authority).map(|host| host.name.as_str());
+        let name = |authority: &str| table.host(authority).map(|host| table.hosts[host].name.as_str());
         assert_eq!(
             (name("a"), name("a:80"), name("a:81")),
             (Some("plain"), Some("with"), None)

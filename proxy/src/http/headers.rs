@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Uri, Version, request};
 
+use super::h1::encode;
+use super::h1::parse::has_token;
 use crate::config::listener::HttpConfig;
 
 /// Headers that are for one connection alone (RFC 9110 7.6.1).
@@ -22,18 +23,39 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
-/// The protocol that a request asks to change to, if this listener lets it.
-pub fn upgrade<'a>(config: &'a HttpConfig, headers: &HeaderMap) -> Option<&'a str> {
-    let asked = headers.get(header::UPGRADE)?.to_str().ok()?.to_ascii_lowercase();
-    config
-        .upgrades
-        .iter()
-        .map(String::as_str)
-        .find(|allowed| *allowed == asked)
+/// What a request asks of its connection's protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upgrade {
+    /// Nothing.
+    No,
+    /// To change to this one, which passes through.
+    To(HeaderValue),
+    /// To change to one that does not pass through.
+    Refused,
 }
 
-/// Takes away what is for one connection alone, also what `Connection` names.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// What a request asks of its connection's protocol.
+pub fn upgrade(config: &HttpConfig, headers: &HeaderMap) -> Upgrade {
+    let Some(asked) = headers.get(header::UPGRADE) else {
+        return Upgrade::No;
+    };
+    if !has_token(headers, &header::CONNECTION, "upgrade") {
+        return Upgrade::No;
+    }
+    let allowed = |it: &String| it.as_bytes().eq_ignore_ascii_case(asked.as_bytes());
+    if config.upgrades.iter().any(allowed) {
+        Upgrade::To(asked.clone())
+    } else {
+        Upgrade::Refused
+    }
+}
+
+/// Takes away what is for one connection alone, also what `Connection` names. What stays keeps its order.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let of_one_connection = |name: &HeaderName| HOP_BY_HOP.contains(name) || *name == header::TE;
+    if !headers.keys().any(of_one_connection) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -41,22 +63,35 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in HOP_BY_HOP.iter().chain(&named) {
-        headers.remove(name);
+    retain(headers, |name, value| {
+        let goes =
+            HOP_BY_HOP.contains(name) || named.contains(name) || (*name == header::TE && value != "trailers");
+        !goes
+    });
+}
+
+/// Keeps headers in their order: removing one from the map would put the last in its place.
+fn retain(headers: &mut HeaderMap, keep: impl Fn(&HeaderName, &HeaderValue) -> bool) {
+    let mut kept = HeaderMap::with_capacity(headers.len());
+    let mut current = None;
+    for (name, value) in std::mem::take(headers) {
+        // The second and later values of a name come without it.
+        current = name.or(current);
+        if let Some(name) = current.as_ref().filter(|name| keep(name, &value)) {
+            kept.append(name.clone(), value);
+        }
     }
-    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
-        headers.remove(header::TE);
-    }
+    *headers = kept;
 }
 
 /// Marks a request as it comes in: its id, its scheme.
 pub fn on_arrival(config: &HttpConfig, headers: &mut HeaderMap) {
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
     let keep = config.preserve_request_id && headers.contains_key(REQUEST_ID);
     if config.generate_request_id && !keep {
         headers.insert(REQUEST_ID, new_id());
-    }
-    if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
 }
 
@@ -76,55 +111,92 @@ fn new_id() -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("00000000-0000-4000-8000-000000000000"))
 }
 
-/// The request as it goes upstream.
-pub fn to_upstream(
-    parts: &request::Parts,
-    authority: &str,
-    http2: bool,
-    upgrade: Option<&str>,
-    attempt: Option<u32>,
-) -> request::Builder {
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let mut headers = parts.headers.clone();
-    strip_hop_by_hop(&mut headers);
-    if let Some(attempt) = attempt {
-        headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+/// What a request is like as it goes upstream; `upgrade` is the protocol that it asks for and that passes through.
+pub fn to_upstream(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
+    if headers.contains_key(header::EXPECT) {
+        retain(headers, |name, _| *name != header::EXPECT);
     }
-    if let Some(protocol) = upgrade.and_then(|protocol| HeaderValue::from_str(protocol).ok()) {
+    strip_hop_by_hop(headers);
+    if let Some(protocol) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::UPGRADE, protocol.clone());
     }
-    let builder = http::Request::builder().method(parts.method.clone());
-    let mut builder = if http2 {
-        headers.remove(header::HOST);
-        let uri = Uri::builder()
-            .scheme("http")
-            .authority(authority)
-            .path_and_query(path)
-            .build();
-        builder
-            .version(Version::HTTP_2)
-            .uri(uri.unwrap_or_else(|_| parts.uri.clone()))
-    } else {
-        if let Ok(host) = HeaderValue::from_str(authority) {
-            headers.insert(header::HOST, host);
+}
+
+/// The request says how often it was tried.
+pub fn count_attempt(headers: &mut HeaderMap, attempt: u32) {
+    headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+}
+
+/// Unreserved characters need no escape (RFC 3986 6.2.2.2).
+fn unescaped(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        let code = after
+            .get(..2)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match code {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                out.push(char::from(byte));
+                rest = &after[2..];
+            }
+            _ => {
+                out.push('%');
+                rest = after;
+            }
         }
-        builder.version(Version::HTTP_11).uri(path)
-    };
-    if let Some(target) = builder.headers_mut() {
-        *target = headers;
     }
-    builder
+    out.push_str(rest);
+    out
+}
+
+/// Resolves `.` and `..` (RFC 3986 5.2.4, `HttpConnectionManager.normalize_path`); false if there is no such path.
+pub fn normalize(path: &mut String) -> bool {
+    if path.contains('#') {
+        return false;
+    }
+    let end = path.find('?').unwrap_or(path.len());
+    let (plain, rest) = path.split_at(end);
+    if !plain.starts_with('/') {
+        return true;
+    }
+    if !plain.contains(['\\', '%']) && !plain.contains("/.") {
+        return true;
+    }
+    let plain = unescaped(&plain.replace('\\', "/"));
+    let mut segments: Vec<&str> = Vec::new();
+    let mut parts = plain[1..].split('/').peekable();
+    while let Some(part) = parts.next() {
+        let is_last = parts.peek().is_none();
+        match part {
+            "." | ".." => {
+                if part == ".." {
+                    segments.pop();
+                }
+                if is_last {
+                    segments.push("");
+                }
+            }
+            _ => segments.push(part),
+        }
+    }
+    *path = format!("/{}{rest}", segments.join("/"));
+    true
 }
 
 /// The response as it goes to the client.
-pub fn to_downstream(config: &HttpConfig, headers: &mut HeaderMap, took: Duration, upgraded: bool) {
+pub fn to_downstream(config: &HttpConfig, headers: &mut HeaderMap, took: Option<Duration>, upgraded: bool) {
     if !upgraded {
         strip_hop_by_hop(headers);
     }
+    if let Some(took) = took {
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(SERVICE_TIME, HeaderValue::from(millis));
+    }
+    headers.entry(header::DATE).or_insert_with(encode::date);
     own_server(config, headers);
-    let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    headers.insert(SERVICE_TIME, HeaderValue::from(millis));
 }
 
 /// The `server` header (`HttpConnectionManager.server_header_transformation` OVERWRITE).
@@ -155,6 +227,21 @@ mod tests {
             headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
             ["x-kept"]
         );
+    }
+
+    #[test]
+    fn dots_are_resolved() {
+        let normal = |path: &str| {
+            let mut path = path.to_owned();
+            assert!(normalize(&mut path));
+            path
+        };
+        assert_eq!(normal("/a/./b/../c?x=/../y"), "/a/c?x=/../y");
+        assert_eq!(normal("/a/%2E%2e/b"), "/b");
+        assert_eq!(normal("/../a/.."), "/");
+        assert_eq!(normal("/a//b"), "/a//b");
+        assert_eq!(normal("*"), "*");
+        assert_eq!(normal("/%6eo%2Frm%zz"), "/no%2Frm%zz");
     }
 
     #[test]

@@ -1,24 +1,33 @@
 //! HTTP: what happens to a request, from its route to the last byte of its response.
 
-pub mod body;
-pub mod forward;
-pub mod headers;
-pub mod stream;
+pub mod h1;
+pub mod head;
 
-use std::cell::RefCell;
-use std::convert::Infallible;
+pub mod fed;
+pub mod headers;
+mod stream_info;
+
+mod request_body;
+mod response_body;
+
+mod client;
+mod local_reply;
+
+mod attempt;
+mod exchange;
+mod tunnel;
+
+mod http1;
+mod http2;
+
 use std::rc::Rc;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use bytes::BytesMut;
+use tokio::net::TcpStream;
 
 use crate::addr::Downstream;
 use crate::config::listener::HttpConfig;
 use crate::data_plane::Proxy;
-use crate::serve::Prefixed;
-use body::ResponseBody;
 
 /// A client's connection that speaks HTTP.
 #[derive(Debug)]
@@ -31,8 +40,6 @@ pub struct Connection {
     pub id: u64,
     /// The filter chain that took it.
     pub chain: Rc<crate::config::listener::FilterChain>,
-    /// What it counts.
-    pub stats: HttpStats,
 }
 
 /// What a connection manager counts.
@@ -95,33 +102,17 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 }
 
 /// Serves HTTP on a connection until it ends.
-pub async fn serve(connection: Connection, io: Prefixed, is_http2: bool) {
-    connection.stats.cx_total.inc();
-    connection.stats.cx_active.inc();
-    let connection = Rc::new(connection);
-    let garbage = RefCell::new(None);
-    let service_connection = Rc::clone(&connection);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let connection = Rc::clone(&service_connection);
-        async move { Ok::<Response<ResponseBody>, Infallible>(stream::answer(connection, request).await) }
-    });
-    let io = TokioIo::new(io);
+pub async fn serve(connection: Connection, stream: TcpStream, prefix: BytesMut, is_http2: bool) {
+    let Some(config) = connection.config() else {
+        return;
+    };
+    let stats = config.stats(&connection.proxy.stats);
+    stats.cx_total.inc();
+    let _active = stats.cx_active.hold();
     if is_http2 {
-        let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
-        builder.max_concurrent_streams(None);
-        // An error here is the client's: it went away, or broke the protocol.
-        drop(builder.serve_connection(io, service).await);
+        let connection = Rc::new(connection);
+        http2::serve(&connection, stream, prefix).await;
     } else {
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        builder
-            .half_close(true)
-            .auto_date_header(true)
-            .preserve_header_case(false);
-        let served = builder.serve_connection(io, service).with_upgrades().await;
-        *garbage.borrow_mut() = served.err().filter(hyper::Error::is_parse);
+        http1::serve(&connection, config, stream, prefix).await;
     }
-    if garbage.into_inner().is_some() {
-        stream::log_garbage(&connection);
-    }
-    connection.stats.cx_active.dec();
 }

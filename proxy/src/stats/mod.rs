@@ -2,13 +2,13 @@
 
 pub mod prometheus;
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A counter or gauge. Cheap to clone and to change: made once, held where it is counted.
+/// A counter or gauge. Cheap to clone and to change: made once, held where it is counted. All workers count on it.
 #[derive(Debug, Clone, Default)]
-pub struct Stat(Rc<Cell<u64>>);
+pub struct Stat(Arc<AtomicU64>);
 
 /// What a number means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum Kind {
 
 /// All numbers of a data plane.
 #[derive(Debug, Clone, Default)]
-pub struct Stats(Rc<RefCell<BTreeMap<String, (Kind, Stat)>>>);
+pub struct Stats(Arc<Mutex<BTreeMap<String, (Kind, Stat)>>>);
 
 impl Stat {
     /// One more.
@@ -31,22 +31,38 @@ impl Stat {
 
     /// So many more.
     pub fn add(&self, more: u64) {
-        self.0.set(self.0.get().wrapping_add(more));
+        self.0.fetch_add(more, Ordering::Relaxed);
     }
 
     /// One less.
     pub fn dec(&self) {
-        self.0.set(self.0.get().saturating_sub(1));
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Exactly this.
     pub fn set(&self, value: u64) {
-        self.0.set(value);
+        self.0.store(value, Ordering::Relaxed);
     }
 
     /// Its value.
     pub fn get(&self) -> u64 {
-        self.0.get()
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One more for as long as the returned value lives.
+    pub fn hold(&self) -> Held {
+        self.inc();
+        Held(self.clone())
+    }
+}
+
+/// A gauge that counts this value.
+#[derive(Debug)]
+pub struct Held(Stat);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -62,17 +78,21 @@ impl Stats {
     }
 
     fn named(&self, name: &str, kind: Kind) -> Stat {
-        let mut all = self.0.borrow_mut();
-        all.entry(name.to_owned())
+        self.lock()
+            .entry(name.to_owned())
             .or_insert_with(|| (kind, Stat::default()))
             .1
             .clone()
     }
 
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (Kind, Stat)>> {
+        // Nothing that holds the lock can panic half-way through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All numbers, sorted by name.
     pub fn all(&self) -> Vec<(String, Kind, u64)> {
-        self.0
-            .borrow()
+        self.lock()
             .iter()
             .map(|(name, (kind, stat))| (name.clone(), *kind, stat.get()))
             .collect()

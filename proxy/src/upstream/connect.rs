@@ -1,23 +1,22 @@
 //! Connections to hosts, and why one failed, in Envoy's words.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::FutureExt as _;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Cluster, Pooled, Sender};
+use super::Cluster;
+use super::host::{Host, Http1, Http2, Link, more};
 use crate::within::within;
 
-thread_local! {
-    static NEXT_ID: Cell<u64> = const { Cell::new(0) };
-}
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// A number for a connection, never given twice in a process.
 pub fn next_id() -> u64 {
-    NEXT_ID.with(|next| next.replace(next.get() + 1))
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Why a connection was not made.
@@ -72,35 +71,37 @@ impl ConnectError {
         }
     }
 
-    fn of(error: &io::Error, host: SocketAddr) -> Self {
-        let text = error.to_string();
+    fn of(refused: &Refused, host: SocketAddr) -> Self {
+        let text = refused.error.to_string();
         let words = text.split(" (os error").next().unwrap_or(&text).replace(' ', "_");
-        match error.raw_os_error() {
-            // connect(2) itself says these; the others come with a packet, or with its absence.
-            Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EACCES | libc::EPERM | libc::EINVAL) => {
-                Self::Immediate { words, host }
-            }
-            _ => Self::Delayed { words },
+        if refused.at_once {
+            Self::Immediate { words, host }
+        } else {
+            Self::Delayed { words }
         }
     }
 }
 
 /// Opens a connection to a host of a cluster.
-pub async fn connect(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, ConnectError> {
+pub async fn connect(cluster: &Cluster, host: &Host) -> Result<TcpStream, ConnectError> {
     let opened = within(
         cluster.config.connect_timeout,
         "the host to accept",
-        open(cluster, host),
+        open(cluster, host.address),
     )
     .await;
+    if !matches!(opened, Ok(Ok(_))) {
+        more(&host.cx_connect_fail);
+    }
     match opened {
         Ok(Ok(stream)) => {
             cluster.stats.cx_total.inc();
+            more(&host.cx_total);
             Ok(stream)
         }
         Ok(Err(error)) => {
             cluster.stats.cx_connect_fail.inc();
-            Err(ConnectError::of(&error, host))
+            Err(ConnectError::of(&error, host.address))
         }
         Err(_) => {
             cluster.stats.cx_connect_fail.inc();
@@ -110,7 +111,29 @@ pub async fn connect(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, C
     }
 }
 
-async fn open(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpStream> {
+/// What the kernel said, and whether it said so before anything was sent.
+struct Refused {
+    error: io::Error,
+    at_once: bool,
+}
+
+async fn open(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, Refused> {
+    let at_once = |error| Refused { error, at_once: true };
+    let socket = socket(cluster, host).map_err(at_once)?;
+    let mut connecting = std::pin::pin!(socket.connect(host));
+    // The first poll is connect(2) itself; what comes later came with a packet, or with its absence.
+    let stream = match connecting.as_mut().now_or_never() {
+        Some(connected) => connected.map_err(at_once)?,
+        None => connecting.await.map_err(|error| Refused {
+            error,
+            at_once: false,
+        })?,
+    };
+    stream.set_nodelay(true).map_err(at_once)?;
+    Ok(stream)
+}
+
+fn socket(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if host.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -121,40 +144,48 @@ async fn open(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpStream> {
         crate::sys::bind_without_port(&socket)?;
         socket.bind(SocketAddr::new(ip, 0))?;
     }
-    let stream = socket.connect(host).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok(socket)
 }
 
-/// Opens a connection to a host and makes it speak the cluster's HTTP.
-pub async fn connect_http(cluster: &Rc<Cluster>, host: SocketAddr) -> Result<Pooled, ConnectError> {
+/// Opens a connection to a host that speaks HTTP/1.1.
+pub async fn connect_http1(cluster: &Cluster, host: &Host) -> Result<Http1, ConnectError> {
     let stream = connect(cluster, host).await?;
-    let refused = |error: &io::Error| ConnectError::of(error, host);
-    let local = stream.local_addr().map_err(|error| refused(&error))?;
-    let io = TokioIo::new(stream);
-    let active = cluster.stats.cx_active.clone();
-    active.inc();
-    let failed = |error: hyper::Error| ConnectError::Delayed {
+    let link = link(cluster, host, &stream)?;
+    Ok(Http1::new(stream, link))
+}
+
+/// Opens a connection to a host that speaks HTTP/2.
+pub async fn connect_http2(cluster: &Cluster, host: &Host) -> Result<Http2, ConnectError> {
+    let stream = connect(cluster, host).await?;
+    let Link { id, local, active } = link(cluster, host, &stream)?;
+    let builder = hyper::client::conn::http2::Builder::new(crate::http::LocalExecutor);
+    let handshake = builder.handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|error| ConnectError::Delayed {
         words: error.to_string().replace(' ', "_"),
-    };
-    let sender = if cluster.config.http2 {
-        let builder = hyper::client::conn::http2::Builder::new(crate::http::LocalExecutor);
-        let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
-        tokio::task::spawn_local(async move {
-            // How it ended shows in the requests that rode it.
-            drop(connection.await);
-            active.dec();
-        });
-        Sender::Http2(sender)
-    } else {
-        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(failed)?;
-        tokio::task::spawn_local(async move {
-            drop(connection.with_upgrades().await);
-            active.dec();
-        });
-        Sender::Http1(sender)
-    };
-    Ok(Pooled::new(sender, next_id(), local, host))
+    })?;
+    tokio::task::spawn_local(async move {
+        // How it ended shows in the requests that rode it.
+        drop(connection.await);
+        drop(active);
+    });
+    Ok(Http2 { sender, id, local })
+}
+
+/// What is known of a connection that was made.
+pub fn link(cluster: &Cluster, host: &Host, stream: &TcpStream) -> Result<Link, ConnectError> {
+    Ok(Link {
+        id: next_id(),
+        local: stream.local_addr().map_err(|error| {
+            ConnectError::of(
+                &Refused {
+                    error,
+                    at_once: false,
+                },
+                host.address,
+            )
+        })?,
+        active: cluster.stats.cx_active.hold(),
+    })
 }
 
 #[cfg(test)]
@@ -164,12 +195,16 @@ mod tests {
     #[test]
     fn failures_are_worded_as_envoy_words_them() {
         let host: SocketAddr = "10.0.0.1:80".parse().unwrap();
-        let refused = ConnectError::of(&io::Error::from_raw_os_error(libc::ECONNREFUSED), host);
+        let of = |number, at_once| {
+            let error = io::Error::from_raw_os_error(number);
+            ConnectError::of(&Refused { error, at_once }, host)
+        };
+        let refused = of(libc::ECONNREFUSED, false);
         assert_eq!(
             refused.details(),
             "remote_connection_failure|delayed_connect_error:_Connection_refused"
         );
-        let unreachable = ConnectError::of(&io::Error::from_raw_os_error(libc::ENETUNREACH), host);
+        let unreachable = of(libc::ENETUNREACH, true);
         assert_eq!(
             unreachable.details(),
             "remote_connection_failure|immediate_connect_error:_Network_is_unreachable|remote_address:10.0.0.1:80"

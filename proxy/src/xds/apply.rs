@@ -16,7 +16,7 @@ use crate::config::{Refused, unpack};
 use crate::data_plane::Proxy;
 
 /// Applies a response; the error names every resource that could not be used.
-pub(super) fn apply(proxy: &Rc<Proxy>, kind: Kind, response: &DiscoveryResponse) -> Result<(), String> {
+pub(crate) fn apply(proxy: &Rc<Proxy>, kind: Kind, response: &DiscoveryResponse) -> Result<(), String> {
     let refused = match kind {
         Kind::Cds => clusters(proxy, response),
         Kind::Eds => endpoints(proxy, response),

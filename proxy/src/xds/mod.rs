@@ -6,6 +6,8 @@
 
 mod apply;
 
+pub(crate) use apply::apply;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -160,7 +162,8 @@ impl Session<'_> {
             crate::data_plane::log(&format!("xDS: a response of unknown type {}", response.type_url));
             return;
         };
-        let applied = apply::apply(proxy, kind, response);
+        let applied = apply(proxy, kind, response);
+        proxy.workers.apply(kind, response);
         let subscription = self.known.entry(kind).or_default();
         subscription.nonce.clone_from(&response.nonce);
         let error = match applied {

@@ -50,7 +50,7 @@ pub(super) fn http(
         method: "GET".to_owned(),
         url: format!("http://{}:{port}{slash}{path}", lab.plan.pod(target.pod).ip),
         headers,
-        body: None,
+        body: wire::Body::default(),
         http2: false,
     }
 }

@@ -109,6 +109,7 @@ pub(super) fn bookinfo() -> Registry {
         allow_any: true,
         inbound_to_pod_ip: true,
         retries: 2,
+        access_log: true,
         services: services(),
         proxies: vec![proxy("productpage-v1", 10), proxy("reviews-v1", 11)],
     };

@@ -153,6 +153,9 @@ fn route(route: &Route) -> String {
                 other => panic!("{other:?}"),
             };
             let timeout = action.timeout.unwrap();
+            let limited = timeout.seconds != 0 || timeout.nanos != 0;
+            // Beside it, Envoy takes no notice of the timeout.
+            assert!(!limited || action.max_stream_duration.is_none());
             let retries = action.retry_policy.as_ref().map(|policy| {
                 format!(
                     " {} retries on {}",

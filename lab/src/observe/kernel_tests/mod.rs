@@ -405,6 +405,36 @@ fn what_an_app_calls_belongs_to_the_request_that_made_it_call() {
     });
 }
 
+/// The kernel says neither holder nor user of a socket in `TIME_WAIT`: it must not be taken for a socket of root's, nor
+/// for one of a process that has ended.
+#[test]
+fn a_socket_that_is_closed_before_anybody_looks_is_not_given_to_whoever_has_ended() {
+    in_world(async |world| {
+        let mut sidecar = sidecar(&world);
+        let mut app_process = world.actor("pod", app(), 1000);
+        app_process.listen("0.0.0.0:9080");
+        let mut agent = world.actor("pod", Role::Agent, 1337);
+        let mut client = world.actor("other", client(), 1000);
+        drop(world.actor("pod", app(), 1000));
+        let mark = world.observer.mark();
+        let (local, _) = client.connect(None, at(POD, 9080));
+        let (inbound, _) = sidecar.connect(Some(BIND), at(POD, 9080));
+        agent.touch(at(Ipv4Addr::LOCALHOST, 15000));
+        log(
+            &world,
+            at(OTHER, local.port()),
+            Some((inbound, at(POD, 9080))),
+            Some("id"),
+        );
+        let origin = client.origin(local, at(POD, 9080), Protocol::Tcp);
+        let collected = collect(&world, mark, origin).await;
+        check(
+            &collected,
+            &["other: client -> OUTPUT -> POSTROUTING", IN, TO_APP],
+        );
+    });
+}
+
 #[test]
 fn an_attempt_that_was_refused_stands_before_the_entry_that_names_its_address() {
     in_world(async |world| {

@@ -139,7 +139,6 @@ impl World {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = namespace.run(|| command.spawn().unwrap()).unwrap();
-        self.observer.add_process(pod, child.id(), role.clone()).unwrap();
         let mut actor = Actor {
             lines: BufReader::new(child.stdout.take().unwrap()),
             commands: child.stdin.take().unwrap(),
@@ -147,7 +146,10 @@ impl World {
             pod,
             role,
         };
+        // It has its user by now.
         actor.answer();
+        let role = actor.role.clone();
+        self.observer.add_process(pod, actor.child.id(), role).unwrap();
         actor
     }
 }

@@ -1,8 +1,11 @@
 //! What a data plane is told when it starts: who it is, where xDS comes from, and its static listeners and clusters, in
 //! the shape of Istio's bootstrap.
 
+pub mod envoy;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
@@ -76,6 +79,8 @@ pub struct Bootstrap {
     pub metrics: SocketAddr,
     /// Where health is asked for.
     pub health: SocketAddr,
+    /// Worker threads.
+    pub concurrency: NonZeroU16,
 }
 
 impl Bootstrap {
@@ -90,15 +95,26 @@ impl Bootstrap {
             agent: local(15020),
             metrics: any(15090),
             health: any(15021),
+            concurrency: NonZeroU16::MIN,
         }
+    }
+
+    /// The pod's name.
+    fn pod(&self) -> &str {
+        let id = self.node_id.split('~').nth(2).unwrap_or_default();
+        id.split_once('.').map_or(id, |(name, _)| name)
+    }
+
+    /// The node's cluster: `POD.NAMESPACE`.
+    fn service(&self) -> &str {
+        self.node_id.split('~').nth(2).unwrap_or_default()
     }
 
     /// Who it is, in xDS.
     pub fn node(&self) -> Node {
-        let pod = self.node_id.split('~').nth(2).unwrap_or_default();
         Node {
             id: self.node_id.clone(),
-            cluster: pod.to_owned(),
+            cluster: self.service().to_owned(),
             user_agent_name: "lab-proxy".to_owned(),
             ..Node::default()
         }
@@ -106,24 +122,47 @@ impl Bootstrap {
 
     /// `prometheus_stats` (its own admin) and `agent`.
     pub fn clusters(&self) -> Vec<Cluster> {
-        vec![
-            static_cluster("prometheus_stats", self.admin),
-            static_cluster("agent", self.agent),
-        ]
+        self.static_hosts()
+            .map(|(name, host)| static_cluster(name, host))
+            .into()
     }
 
     /// 15090 and 15021.
     pub fn listeners(&self) -> Vec<Listener> {
-        vec![
-            static_listener(
-                "prometheus",
-                self.metrics,
-                "/stats/prometheus",
-                "prometheus_stats",
-            ),
-            static_listener("health", self.health, "/healthz/ready", "agent"),
+        self.static_routes().map(static_listener).into()
+    }
+
+    /// The static clusters' names, each with its one host.
+    const fn static_hosts(&self) -> [(&'static str, SocketAddr); 2] {
+        [("prometheus_stats", self.admin), ("agent", self.agent)]
+    }
+
+    /// The static listeners.
+    const fn static_routes(&self) -> [StaticRoute; 2] {
+        [
+            StaticRoute {
+                name: "prometheus",
+                address: self.metrics,
+                path: "/stats/prometheus",
+                cluster: "prometheus_stats",
+            },
+            StaticRoute {
+                name: "health",
+                address: self.health,
+                path: "/healthz/ready",
+                cluster: "agent",
+            },
         ]
     }
+}
+
+/// A listener that takes one path to one cluster.
+#[derive(Debug, Clone, Copy)]
+struct StaticRoute {
+    name: &'static str,
+    address: SocketAddr,
+    path: &'static str,
+    cluster: &'static str,
 }
 
 fn socket(address: SocketAddr) -> Address {
@@ -164,7 +203,13 @@ fn static_cluster(name: &str, host: SocketAddr) -> Cluster {
     }
 }
 
-fn static_listener(name: &str, address: SocketAddr, path: &str, cluster: &str) -> Listener {
+fn static_listener(it: StaticRoute) -> Listener {
+    let StaticRoute {
+        name,
+        address,
+        path,
+        cluster,
+    } = it;
     let action = RouteAction {
         cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
         ..RouteAction::default()

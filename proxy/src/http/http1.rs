@@ -1,0 +1,158 @@
+//! A client's connection that speaks HTTP/1.1: one request after another.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::Method;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::Connection;
+use super::client::{Client, Http1Client, write_out};
+use super::exchange::{Fate, exchange};
+use super::h1::{fill, parse};
+use super::local_reply::{self, Asked};
+use super::request_body::RequestBody;
+use super::stream_info::StreamInfo;
+use super::tunnel;
+use crate::access_log::Flags;
+use crate::config::listener::HttpConfig;
+use crate::within::{at_most, within};
+
+/// How long a client may take to close a connection that is over (`HttpConnectionManager.delayed_close_timeout`).
+const DELAYED_CLOSE: Duration = Duration::from_secs(1);
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: TcpStream, prefix: BytesMut) {
+    let (mut read, mut write) = stream.into_split();
+    let (mut buffer, mut out) = (prefix, BytesMut::new());
+    loop {
+        let mut begun = false;
+        let next = at_most(
+            config.idle_timeout,
+            "the next request",
+            next(&mut read, &mut buffer, &mut begun),
+        )
+        .await;
+        let request = match next {
+            Ok(Next::Request(request)) => request,
+            Ok(Next::Malformed(why)) => {
+                refuse(connection, config, why, &mut write, &mut out).await;
+                return linger(&read).await;
+            }
+            Ok(Next::Closed) => {
+                if begun {
+                    gone(connection, config);
+                }
+                return;
+            }
+            Err(_) => return,
+        };
+        if request.expects_continue {
+            out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            if write_out(&mut write, &mut out).await.is_err() {
+                return;
+            }
+        }
+        let closes = request.close;
+        let to_head = request.head.method == Method::HEAD;
+        let mut body = RequestBody::http1(&mut read, &mut buffer, request.framing);
+        let mut client = Client::Http1(Http1Client::new(&mut write, &mut out, to_head, closes));
+        match exchange(connection, config, request.head, &mut body, &mut client).await {
+            Fate::GoesOn if !closes => {}
+            Fate::GoesOn => return,
+            Fate::Closes => return linger(&read).await,
+            Fate::BreaksOff => {
+                // What was gathered of the answer still goes out.
+                drop(write_out(&mut write, &mut out).await);
+                if !closes {
+                    linger(&read).await;
+                }
+                return;
+            }
+            Fate::Upgraded(host, unlogged) => {
+                return tunnel::run(connection, config, (read, write), buffer, *host, *unlogged).await;
+            }
+        }
+    }
+}
+
+enum Next {
+    Request(parse::Request),
+    Malformed(parse::Malformed),
+    Closed,
+}
+
+/// The next request. `begun` is set when anything of it has come.
+async fn next(read: &mut OwnedReadHalf, buffer: &mut BytesMut, begun: &mut bool) -> Next {
+    loop {
+        if !buffer.is_empty() {
+            *begun = true;
+            match parse::request(buffer) {
+                Ok(Some(request)) => return Next::Request(request),
+                Ok(None) => {}
+                Err(why) => return Next::Malformed(why),
+            }
+        }
+        if !matches!(fill(read, buffer).await, Ok(1..)) {
+            return Next::Closed;
+        }
+    }
+}
+
+/// The client went away within the head of a request.
+fn gone(connection: &Connection, config: &HttpConfig) {
+    config.stats(&connection.proxy.stats).rq_total.inc();
+    let mut info = StreamInfo::begin();
+    info.client_gone();
+    info.log(connection, config, None, 0);
+}
+
+/// Answers what is no request.
+async fn refuse(
+    connection: &Connection,
+    config: &HttpConfig,
+    why: parse::Malformed,
+    write: &mut OwnedWriteHalf,
+    out: &mut BytesMut,
+) {
+    let stats = config.stats(&connection.proxy.stats);
+    stats.rq_total.inc();
+    let mut info = StreamInfo::begin();
+    info.details = why.details.into();
+    info.flags.set(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+    let mut client = Client::Http1(Http1Client::new(write, out, false, true));
+    let text = why.status.canonical_reason().unwrap_or_default();
+    let sent = local_reply::send(
+        config,
+        Asked::by_nothing(),
+        why.status,
+        text,
+        &mut info,
+        &mut client,
+    )
+    .await;
+    // A client that is gone does not read it.
+    drop(sent);
+    stats.response(info.status);
+    info.log(connection, config, None, 0);
+}
+
+/// Gives the client time to read what was sent, and to close. Nothing that it sends is read any more.
+async fn linger(read: &OwnedReadHalf) {
+    let closed = async {
+        while let Ok(ready) = read.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            // Told once, and not again until more comes.
+            let unread = read.as_ref().try_io(Interest::READABLE, || {
+                Err::<(), _>(io::ErrorKind::WouldBlock.into())
+            });
+            drop(unread);
+        }
+    };
+    drop(within(DELAYED_CLOSE, "the client to close", closed).await);
+}

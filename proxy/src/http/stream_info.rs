@@ -1,0 +1,136 @@
+//! What is known of a request and its response: told to the access log when it is over.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::HeaderMap;
+
+use super::Connection;
+use super::head::RequestHead;
+use crate::access_log::{Flags, Record};
+use crate::config::listener::HttpConfig;
+
+/// What is known of a stream.
+#[derive(Debug)]
+pub(super) struct StreamInfo {
+    start: SystemTime,
+    clock: Instant,
+    /// The status of the answer; 0 = none was sent.
+    pub status: u16,
+    /// Response flags.
+    pub flags: Flags,
+    /// Why the answer is what it is.
+    pub details: Cow<'static, str>,
+    /// Why the connection upstream failed.
+    pub transport_reason: Option<String>,
+    /// Body bytes to the client.
+    pub sent: u64,
+    /// The cluster.
+    pub cluster: Option<String>,
+    /// The host that was tried last.
+    pub host: Option<SocketAddr>,
+    /// The connection that was ridden last.
+    pub ridden: Option<Ridden>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// The route.
+    pub route: String,
+    /// Response headers.
+    pub response_headers: HeaderMap,
+    sent_at: Instant,
+}
+
+/// The connection that a request rode.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ridden {
+    /// Its number.
+    pub id: u64,
+    /// This end of it.
+    pub local: SocketAddr,
+}
+
+impl StreamInfo {
+    /// A stream that begins now.
+    pub(super) fn begin() -> Self {
+        let now = Instant::now();
+        Self {
+            start: SystemTime::now(),
+            clock: now,
+            sent_at: now,
+            status: 0,
+            flags: Flags::default(),
+            details: Cow::Borrowed(""),
+            transport_reason: None,
+            sent: 0,
+            cluster: None,
+            host: None,
+            ridden: None,
+            attempts: 0,
+            route: String::new(),
+            response_headers: HeaderMap::new(),
+        }
+    }
+
+    /// It goes to a host from now on.
+    pub(super) fn goes_upstream(&mut self) {
+        self.sent_at = Instant::now();
+    }
+
+    /// How long it has been with the host.
+    pub(super) fn since_sent(&self) -> Duration {
+        self.sent_at.elapsed()
+    }
+
+    /// The host broke off after the answer had begun.
+    pub(super) fn broke_off(&mut self) {
+        self.flags.set(Flags::UPSTREAM_PROTOCOL_ERROR);
+        self.details = "upstream_reset_after_response_started{protocol_error}".into();
+    }
+
+    /// The client went away.
+    pub(super) fn client_gone(&mut self) {
+        self.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
+        self.details = "downstream_remote_disconnect".into();
+    }
+
+    /// Tells the logs. `request` is none if no request could be made out.
+    pub(super) fn log(
+        &self,
+        connection: &Connection,
+        config: &HttpConfig,
+        request: Option<&RequestHead>,
+        received: u64,
+    ) {
+        let record = Record {
+            start: self.start,
+            duration: self.clock.elapsed(),
+            method: request.map(|it| it.method.as_str()),
+            path: request.map(|it| it.path.as_str()).filter(|it| !it.is_empty()),
+            protocol: Some(request.map_or("HTTP/1.1", RequestHead::protocol)),
+            authority: request.and_then(|it| it.authority.as_deref()),
+            request_headers: request.map(|it| &it.headers),
+            response_headers: Some(&self.response_headers),
+            response_code: self.status,
+            flags: &self.flags,
+            details: Some(&*self.details).filter(|it| !it.is_empty()),
+            connection_termination_details: None,
+            upstream_transport_failure_reason: self.transport_reason.as_deref(),
+            bytes_received: received,
+            bytes_sent: self.sent,
+            upstream_cluster: self.cluster.as_deref(),
+            upstream_host: self.host,
+            upstream_local_address: self.ridden.map(|ridden| ridden.local),
+            upstream_connection_id: self.ridden.map(|ridden| ridden.id),
+            attempts: self.attempts,
+            downstream_local_address: connection.downstream.local(),
+            downstream_remote_address: connection.downstream.client,
+            connection_id: connection.id,
+            route_name: Some(self.route.as_str()).filter(|it| !it.is_empty()),
+            filter_chain_name: Some(&connection.chain.name),
+        };
+        for log in &config.logs {
+            log.log(&record);
+        }
+    }
+}

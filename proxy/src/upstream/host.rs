@@ -1,0 +1,187 @@
+//! A host of a cluster: the connections to it that no request rides, and what is counted of it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Waker};
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::config::cluster::ClusterConfig;
+use crate::http::fed::Fed;
+use crate::stats::Held;
+
+/// A host.
+#[derive(Debug)]
+pub struct Host {
+    /// Its address.
+    pub address: SocketAddr,
+    idle: RefCell<Vec<Http1>>,
+    shared: RefCell<Option<Http2>>,
+    /// Requests under way.
+    pub rq_active: Cell<u64>,
+    /// Requests.
+    pub rq_total: Cell<u64>,
+    /// Requests that got an answer that is no 5xx.
+    pub rq_success: Cell<u64>,
+    /// Requests that got a 5xx, or no answer.
+    pub rq_error: Cell<u64>,
+    /// Requests that took too long.
+    pub rq_timeout: Cell<u64>,
+    /// Connections made.
+    pub cx_total: Cell<u64>,
+    /// Connections that failed.
+    pub cx_connect_fail: Cell<u64>,
+}
+
+/// What is known of a connection to a host.
+#[derive(Debug)]
+pub struct Link {
+    /// Its number, never given twice in a process.
+    pub id: u64,
+    /// This end of it.
+    pub local: SocketAddr,
+    /// Counts it as open.
+    pub active: Held,
+}
+
+/// A connection that speaks HTTP/1.1: one request after another.
+#[derive(Debug)]
+pub struct Http1 {
+    /// The socket.
+    pub stream: TcpStream,
+    /// What was read and not yet used.
+    pub input: BytesMut,
+    /// What is to be written.
+    pub output: BytesMut,
+    /// What is known of it.
+    pub link: Link,
+    /// Requests that have ridden it.
+    pub requests: u32,
+    idle_since: Instant,
+}
+
+/// A connection that speaks HTTP/2: many requests at once.
+#[derive(Debug, Clone)]
+pub struct Http2 {
+    /// How requests are sent on it.
+    pub sender: hyper::client::conn::http2::SendRequest<Fed>,
+    /// Its number.
+    pub id: u64,
+    /// This end of it.
+    pub local: SocketAddr,
+}
+
+/// One more; counters of hosts belong to one worker.
+pub fn more(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
+}
+
+impl Host {
+    /// A host that nothing was sent to yet.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            rq_active: Cell::default(),
+            rq_total: Cell::default(),
+            rq_success: Cell::default(),
+            rq_error: Cell::default(),
+            rq_timeout: Cell::default(),
+            cx_total: Cell::default(),
+            cx_connect_fail: Cell::default(),
+        }
+    }
+
+    /// An idle connection, the one that was ridden last first.
+    pub fn take(&self, config: &ClusterConfig) -> Option<Http1> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(connection) = idle.pop() {
+            if connection.is_fresh(config) && connection.is_open() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection that may be ridden again. `watcher` is woken when the host closes it.
+    pub fn put(&self, mut connection: Http1, config: &ClusterConfig, watcher: &Waker) {
+        let worn = config
+            .max_requests
+            .is_some_and(|most| connection.requests >= most);
+        let quiet = connection
+            .stream
+            .poll_read_ready(&mut Context::from_waker(watcher))
+            .is_pending();
+        if !worn && (quiet || connection.is_open()) {
+            connection.idle_since = Instant::now();
+            self.idle.borrow_mut().push(connection);
+        }
+    }
+
+    /// The connection that many requests share, if it is open.
+    pub fn http2(&self) -> Option<Http2> {
+        let mut shared = self.shared.borrow_mut();
+        if shared.as_ref().is_some_and(|it| it.sender.is_closed()) {
+            *shared = None;
+        }
+        shared.clone()
+    }
+
+    /// Many requests share this connection from now on.
+    pub fn share(&self, connection: Http2) {
+        *self.shared.borrow_mut() = Some(connection);
+    }
+
+    /// Closes what the host has closed, and what idles for too long.
+    pub fn sweep(&self, config: &ClusterConfig) {
+        self.idle
+            .borrow_mut()
+            .retain(|connection| connection.is_fresh(config) && connection.is_open());
+    }
+
+    /// Closes all connections that no request rides.
+    pub fn close_idle(&self) {
+        self.idle.borrow_mut().clear();
+        *self.shared.borrow_mut() = None;
+    }
+
+    /// True if nothing is kept or under way.
+    pub fn is_unused(&self) -> bool {
+        self.rq_active.get() == 0 && self.idle.borrow().is_empty() && self.shared.borrow().is_none()
+    }
+
+    /// Connections that no request rides.
+    pub fn idle_count(&self) -> usize {
+        self.idle.borrow().len()
+    }
+}
+
+impl Http1 {
+    /// A new connection.
+    pub fn new(stream: TcpStream, link: Link) -> Self {
+        Self {
+            stream,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            link,
+            requests: 0,
+            idle_since: Instant::now(),
+        }
+    }
+
+    fn is_fresh(&self, config: &ClusterConfig) -> bool {
+        config
+            .idle_timeout
+            .is_none_or(|limit| self.idle_since.elapsed() <= limit)
+    }
+
+    /// Asks the kernel only if the runtime has seen something happen: an idle connection is silent as long as it lives.
+    fn is_open(&self) -> bool {
+        let said = self.stream.try_read(&mut [0]);
+        matches!(said, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
