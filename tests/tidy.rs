@@ -39,7 +39,7 @@ const LAYERS: [&[&str]; 13] = [
     &["causes", "path", "within", "exit"],
     &["sys"],
     &["net", "scenario"],
-    &["istiod", "plan", "client"],
+    &["istiod", "plan", "client", "race"],
     &["app", "dns"],
     &["world"],
     &["observe"],

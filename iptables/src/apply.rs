@@ -285,7 +285,8 @@ pub fn verify(want: &Snapshot, have: &Snapshot) -> Result<(), Error> {
     })
 }
 
-fn families(ruleset: &Ruleset) -> Vec<Family> {
+/// The families for which a ruleset has rules.
+pub fn families(ruleset: &Ruleset) -> Vec<Family> {
     [Family::V4, Family::V6]
         .into_iter()
         .filter(|&family| !ruleset.is_empty(family))

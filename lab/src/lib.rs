@@ -21,6 +21,8 @@ pub mod app;
 pub mod client;
 pub mod istiod;
 
+pub mod race;
+
 pub mod observe;
 
 pub mod verdict;

@@ -310,6 +310,59 @@ pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
+/// A copy of a descriptor of another process.
+pub fn pidfd_getfd(pidfd: &OwnedFd, number: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: the call takes three integers, the first a descriptor that is open.
+    let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let descriptor = Errno::result(descriptor)?;
+    let descriptor = RawFd::try_from(descriptor).map_err(|_error| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// The next sequence numbers of a TCP connection, sent and expected, read in repair mode (tcp(7), `TCP_REPAIR`), in
+/// which nothing moves; the connection is then as it was.
+pub fn tcp_sequences(socket: &OwnedFd) -> nix::Result<(u32, u32)> {
+    const RECEIVE: libc::c_int = 1;
+    const SEND: libc::c_int = 2;
+    /// Leave repair mode without a window probe.
+    const OFF: libc::c_int = -1;
+    set_tcp(socket, libc::TCP_REPAIR, 1)?;
+    let sequence = |queue| {
+        set_tcp(socket, libc::TCP_REPAIR_QUEUE, queue)?;
+        get_tcp(socket, libc::TCP_QUEUE_SEQ)
+    };
+    let both = sequence(SEND).and_then(|sent| Ok((sent, sequence(RECEIVE)?)));
+    set_tcp(socket, libc::TCP_REPAIR, OFF)?;
+    both
+}
+
+const INT: libc::socklen_t = 4;
+
+fn set_tcp(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) -> nix::Result<()> {
+    let value = std::ptr::from_ref(&value).cast();
+    // SAFETY: the descriptor is open, and the value is an `int` that lives until the call returns.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, option, value, INT) };
+    Errno::result(done).map(drop)
+}
+
+fn get_tcp(socket: &OwnedFd, option: libc::c_int) -> nix::Result<u32> {
+    let mut value: u32 = 0;
+    let mut length = INT;
+    let place = std::ptr::from_mut(&mut value).cast();
+    // SAFETY: the descriptor is open; value and length are four bytes each and live until the call returns.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            place,
+            &raw mut length,
+        )
+    };
+    Errno::result(done).map(|_| value)
+}
+
 /// A C string; what stands behind a zero byte is left out.
 pub fn c_string(text: &str) -> CString {
     CString::new(text.split('\0').next().unwrap_or_default()).unwrap_or_default()

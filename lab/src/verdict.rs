@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use regex::Regex;
 
 use crate::path::{Hop, HopPattern, LegPattern, contains_in_order, leg_text};
-use crate::scenario::model::{BodyMatch, Expect, Outcome, PodId, Scenario, StringMatch};
+use crate::scenario::lifecycle::{Phase, container_name};
+use crate::scenario::model::{BodyMatch, Expect, Outcome, PodId, Restarts, Scenario, StringMatch};
 
 /// What is known of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +100,23 @@ pub struct Seen {
     pub legs: Vec<SeenLeg>,
     /// Why something could not be seen; empty if all was.
     pub unobserved: Vec<String>,
+    /// The pods that the expectation speaks of, as they were at the end.
+    pub pods: Vec<PodFacts>,
+}
+
+/// What is so of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Its name.
+    pub pod: String,
+    /// Its phase.
+    pub phase: Phase,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Containers, and how often they were started again.
+    pub restarts: Vec<(String, u32)>,
+    /// What has happened to it, in order.
+    pub events: Vec<String>,
 }
 
 /// Compares what a step expects with what was seen.
@@ -106,6 +124,7 @@ pub fn judge(scenario: &Scenario, expect: &Expect, seen: &Seen) -> Verdict {
     let mut findings = Vec::new();
     judge_outcome(expect, seen, &mut findings);
     judge_response(expect, seen, &mut findings);
+    judge_pods(scenario, expect, seen, &mut findings);
     for (pod, expected) in &expect.path {
         judge_path(pod_name(scenario, *pod), expected, seen, &mut findings);
     }
@@ -142,6 +161,75 @@ fn value(what: &str, expected: impl ToString, observed: impl ToString) -> Findin
     }
 }
 
+fn judge_pods(scenario: &Scenario, expect: &Expect, seen: &Seen, findings: &mut Vec<Finding>) {
+    let facts = |pod: PodId| {
+        let name = pod_name(scenario, pod);
+        seen.pods.iter().find(|facts| facts.pod == name)
+    };
+    for (pod, expected) in &expect.phase {
+        let observed = facts(*pod).map(|facts| facts.phase);
+        if observed != Some(*expected) {
+            let what = format!("phase of {}", pod_name(scenario, *pod));
+            findings.push(value(
+                &what,
+                expected.name(),
+                observed.map_or("unknown", Phase::name),
+            ));
+        }
+    }
+    for (pod, expected) in &expect.ready {
+        let observed = facts(*pod).map(|facts| facts.ready);
+        if observed != Some(*expected) {
+            let what = format!("readiness of {}", pod_name(scenario, *pod));
+            findings.push(value(&what, expected, observed.unwrap_or(!expected)));
+        }
+    }
+    for (target, expected) in &expect.restarts {
+        let name = container_name(scenario.pod(target.pod), target.process);
+        let found =
+            facts(target.pod).and_then(|facts| facts.restarts.iter().find(|(other, _)| other == name));
+        let observed = found.map_or(0, |(_, number)| *number);
+        let (holds, wanted) = match expected {
+            Restarts::Exactly(number) => (observed == *number, number.to_string()),
+            Restarts::AtLeast(number) => (observed >= *number, format!("{number} or more")),
+        };
+        if !holds {
+            let what = format!("restarts of {}/{name}", pod_name(scenario, target.pod));
+            findings.push(value(&what, wanted, observed));
+        }
+    }
+    for (pod, expected) in &expect.events {
+        let happened = facts(*pod)
+            .map(|facts| facts.events.as_slice())
+            .unwrap_or_default();
+        let mut rest = happened.iter();
+        if !expected
+            .iter()
+            .all(|wanted| rest.any(|event| is_event(wanted, event)))
+        {
+            let what = format!("events of {}, in this order", pod_name(scenario, *pod));
+            findings.push(value(&what, expected.join("; "), happened.join("; ")));
+        }
+    }
+    for (pod, banned) in &expect.never_events {
+        let happened = facts(*pod)
+            .map(|facts| facts.events.as_slice())
+            .unwrap_or_default();
+        for event in happened
+            .iter()
+            .filter(|event| banned.iter().any(|it| is_event(it, event)))
+        {
+            let what = format!("an event that {} must never have", pod_name(scenario, *pod));
+            findings.push(value(&what, format!("no `{event}`"), happened.join("; ")));
+        }
+    }
+}
+
+/// `web ended` stands for any status.
+pub fn is_event(wanted: &str, event: &str) -> bool {
+    event == wanted || (wanted.ends_with(" ended") && event.starts_with(&format!("{wanted} ")))
+}
+
 fn judge_outcome(expect: &Expect, seen: &Seen, findings: &mut Vec<Finding>) {
     let observed = || match (seen.outcome, seen.error.as_str()) {
         (None, _) => "none".to_owned(),
@@ -149,11 +237,14 @@ fn judge_outcome(expect: &Expect, seen: &Seen, findings: &mut Vec<Finding>) {
         (Some(outcome), error) => format!("{} ({error})", outcome.name()),
     };
     // A step that asks for nothing else still asks that its request ends well.
-    let implied = (expect.outcome.is_none() && seen.outcome.is_some()).then_some(Outcome::Ok);
-    if let Some(expected) = expect.outcome.or(implied)
-        && seen.outcome != Some(expected)
-    {
-        findings.push(value("outcome", expected.name(), observed()));
+    let implied = [Outcome::Ok];
+    let expected = match expect.outcome.as_slice() {
+        [] if seen.outcome.is_some() => &implied,
+        expected => expected,
+    };
+    if !expected.is_empty() && !seen.outcome.is_some_and(|outcome| expected.contains(&outcome)) {
+        let names: Vec<&str> = expected.iter().map(|outcome| outcome.name()).collect();
+        findings.push(value("outcome", names.join(" or "), observed()));
     }
     if let Some(observed) = seen.exit_code {
         let expected = expect.exit_code.unwrap_or(0);

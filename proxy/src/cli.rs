@@ -39,6 +39,18 @@ pub struct AgentArgs {
     /// Worker threads of the data plane
     #[arg(long, default_value_t = NonZeroU16::MIN)]
     pub concurrency: NonZeroU16,
+    /// How long the data plane goes on after SIGTERM (`terminationDrainDuration`)
+    #[arg(long, default_value_t = 0)]
+    pub termination_drain_ms: u64,
+    /// After SIGTERM, go on until no connection is open, at least this long (`MINIMUM_DRAIN_DURATION`)
+    #[arg(long)]
+    pub exit_on_zero_ms: Option<u64>,
+    /// How often connections are counted then
+    #[arg(long, default_value_t = 1000)]
+    pub exit_on_zero_poll_ms: u64,
+    /// What is done for `/app-health/CONTAINER/PROBE`, as JSON by path (`ISTIO_KUBE_APP_PROBERS`)
+    #[arg(long)]
+    pub app_probers: Option<String>,
     /// The data plane is started when this descriptor reads end of file
     #[arg(long)]
     pub wait_fd: Option<RawFd>,

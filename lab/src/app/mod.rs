@@ -35,6 +35,9 @@ pub struct Args {
     /// It begins to listen when this descriptor reads end of file
     #[arg(long)]
     wait_fd: Option<RawFd>,
+    /// After SIGTERM it makes its last calls and ends when this descriptor reads end of file
+    #[arg(long)]
+    exit_fd: Option<RawFd>,
 }
 
 /// A running workload.
@@ -75,7 +78,7 @@ pub fn run(args: Args) -> ExitCode {
         events,
         counts: RefCell::default(),
     });
-    match LocalSet::new().block_on(&runtime, live(app, args.wait_fd)) {
+    match LocalSet::new().block_on(&runtime, live(app, args.wait_fd, args.exit_fd)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
@@ -86,23 +89,60 @@ fn failed(words: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn live(app: Rc<App>, gate: Option<RawFd>) -> Result<(), String> {
+async fn live(app: Rc<App>, gate: Option<RawFd>, exit_gate: Option<RawFd>) -> Result<(), String> {
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|error| format!("catching SIGTERM: {error}"))?;
+    let serving = open_and_serve(Rc::clone(&app), gate);
+    tokio::pin!(serving);
     tokio::select! {
-        served = open_and_serve(app, gate) => served,
-        _ = terminate.recv() => Ok(()),
+        served = &mut serving => return served,
+        _ = terminate.recv() => {}
     }
+    // It serves on while it waits to end, as an app does that shuts down gracefully.
+    tokio::select! {
+        served = &mut serving => served,
+        ended = last_calls(&app, exit_gate) => ended,
+    }
+}
+
+async fn last_calls(app: &App, gate: Option<RawFd>) -> Result<(), String> {
+    if let Some(number) = gate {
+        open(number, "--exit-fd").await?;
+    }
+    call_all(app, &app.spec.at_stop).await
+}
+
+/// Waits until a descriptor reads end of file.
+async fn open(number: RawFd, name: &str) -> Result<(), String> {
+    let said = |error: std::io::Error| format!("{name}: {error}");
+    let file = File::from(crate::sys::take_descriptor(number));
+    let mut pipe = pipe::Receiver::from_file(file).map_err(said)?;
+    let mut rest = Vec::new();
+    pipe.read_to_end(&mut rest).await.map_err(said).map(drop)
+}
+
+/// Calls that must all succeed.
+async fn call_all(app: &App, urls: &[String]) -> Result<(), String> {
+    for url in urls {
+        let answer = calls::call(app, url, &http::HeaderMap::new()).await;
+        let status = answer["status"].as_u64();
+        if status.is_none_or(|status| status >= 400) {
+            return Err(format!(
+                "{url}: {}",
+                status.map_or_else(|| answer["outcome"].to_string(), |status| status.to_string())
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn open_and_serve(app: Rc<App>, gate: Option<RawFd>) -> Result<(), String> {
     if let Some(number) = gate {
-        let file = File::from(crate::sys::take_descriptor(number));
-        let mut pipe = pipe::Receiver::from_file(file).map_err(|error| format!("--wait-fd: {error}"))?;
-        let mut rest = Vec::new();
-        pipe.read_to_end(&mut rest)
-            .await
-            .map_err(|error| format!("--wait-fd: {error}"))?;
+        open(number, "--wait-fd").await?;
+    }
+    call_all(&app, &app.spec.at_start).await?;
+    if app.spec.exits {
+        return Ok(());
     }
     let Some(port) = app.spec.serve.port() else {
         return std::future::pending().await;

@@ -244,6 +244,9 @@ mod tests {
         ]);
         let app = Rc::new(App {
             spec: AppSpec {
+                at_start: Vec::new(),
+                at_stop: Vec::new(),
+                exits: false,
                 pod: "p".to_owned(),
                 container: "c".to_owned(),
                 serve: Serve::Nothing,

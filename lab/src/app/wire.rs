@@ -23,6 +23,12 @@ pub struct AppSpec {
     pub calls: Vec<String>,
     /// Answers by path.
     pub routes: BTreeMap<String, Route>,
+    /// URLs called before it listens.
+    pub at_start: Vec<String>,
+    /// URLs called before it ends.
+    pub at_stop: Vec<String>,
+    /// It ends after its calls at the start.
+    pub exits: bool,
 }
 
 /// What a built-in workload listens for.
@@ -147,6 +153,9 @@ impl AppSpec {
             bind: None,
             calls: Vec::new(),
             routes: BTreeMap::new(),
+            at_start: Vec::new(),
+            at_stop: Vec::new(),
+            exits: false,
         };
         let Workload::App(app) = &container.workload else {
             return empty;
@@ -166,6 +175,9 @@ impl AppSpec {
             },
             bind: app.bind,
             calls: calls(&app.calls),
+            at_start: calls(&app.at_start),
+            at_stop: calls(&app.at_stop),
+            exits: app.exits,
             routes: app
                 .routes
                 .iter()

@@ -81,6 +81,10 @@ async fn send(kind: &Kind, attempts: &mut Attempts<'_>, answer: &mut wire::Answe
             http2,
         } => http::send(method, url, headers, body, *http2, attempts, answer).await,
         Kind::Tcp { address, exchange } => raw::run(address, exchange, attempts, answer).await,
+        Kind::Connect { address } => {
+            let (host, port) = connect::host_and_port(address, None)?;
+            connect::open(&host, port, attempts).await.map(drop)
+        }
         Kind::Dns { name, tcp } => {
             let found = resolve::query(name, *tcp, attempts).await?;
             let lines: String = found.iter().map(|ip| format!("{ip}\n")).collect();

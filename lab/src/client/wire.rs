@@ -48,6 +48,11 @@ pub enum Kind {
         /// What happens on it.
         exchange: Exchange,
     },
+    /// A TCP connection that is closed as soon as it is open.
+    Connect {
+        /// `HOST:PORT`.
+        address: String,
+    },
     /// A DNS query for A records.
     Dns {
         /// The name.

@@ -1,6 +1,7 @@
 //! The subcommands: one file each, with its clap type, its help and its `run`.
 
 mod doctor;
+mod race;
 mod run;
 mod world;
 
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// Build the lab, run the steps, check them, take the lab down
     Run(run::Args),
+    /// Run every order in which a pod's start can go, and say what decides
+    Race(race::Args),
     /// Say whether this machine can run a lab, and what to do if not
     Doctor,
     /// Print the JSON Schema of scenario files
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => run::run(args).into(),
+        Command::Race(args) => race::run(args).into(),
         Command::Doctor => doctor::run().into(),
         Command::Schema => {
             terminal::print(&format!("{:#}\n", crate::scenario::schema()));

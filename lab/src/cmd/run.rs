@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::report::human::{self, Detail};
 use crate::report::terminal::{self, Status};
 use crate::report::{LabError, ProxyReport, RunEvent, ScenarioReport, json};
-use crate::scenario::model::ProxyKind;
+use crate::scenario::model::{ProxyKind, Scenario};
 use crate::scenario::{self, Loaded};
 use crate::within::within;
 use crate::world::envoy::{self, Envoy};
@@ -116,18 +116,21 @@ pub(super) fn run(args: Args) -> Exit {
         .iter()
         .any(|file| file.loaded.scenario.has(ProxyKind::Envoy));
     runtime.block_on(async {
-        let envoy = if needs_envoy {
-            match envoy::find(args.envoy_bin.as_deref()).await {
-                Ok(envoy) => Some(envoy),
-                Err(missing) => {
-                    terminal::complain(&format!("error: {missing}\n"));
-                    return Exit::Machine;
-                }
-            }
-        } else {
-            None
-        };
-        run_all(args, checked, envoy).await
+        match find_envoy(needs_envoy, args.envoy_bin.as_deref()).await {
+            Ok(envoy) => run_all(args, checked, envoy).await,
+            Err(exit) => exit,
+        }
+    })
+}
+
+/// The host's Envoy, where a sidecar needs it.
+pub(super) async fn find_envoy(is_needed: bool, program: Option<&Path>) -> Result<Option<Envoy>, Exit> {
+    if !is_needed {
+        return Ok(None);
+    }
+    envoy::find(program).await.map(Some).map_err(|missing| {
+        terminal::complain(&format!("error: {missing}\n"));
+        Exit::Machine
     })
 }
 
@@ -251,14 +254,14 @@ async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Exi
 
 /// How hard the user wants it to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
+pub(super) enum Stop {
     No,
     Gently,
     Hard,
 }
 
 impl Stop {
-    const fn harder(self) -> Self {
+    pub(super) const fn harder(self) -> Self {
         match self {
             Self::No => Self::Gently,
             Self::Gently | Self::Hard => Self::Hard,
@@ -266,20 +269,20 @@ impl Stop {
     }
 }
 
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    pub(super) fn new() -> std::io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
-    async fn next(&mut self) -> Exit {
+    pub(super) async fn next(&mut self) -> Exit {
         tokio::select! {
             _ = self.interrupt.recv() => Exit::Interrupted,
             _ = self.terminate.recv() => Exit::Terminated,
@@ -288,15 +291,33 @@ impl Signals {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Show {
+pub(super) struct Show {
     /// Steps are printed as they end.
-    live: bool,
-    detail: Detail,
+    pub(super) live: bool,
+    pub(super) detail: Detail,
 }
 
 /// What the world process is told.
 fn request(file: &Checked, args: &Args, envoy: Option<&Envoy>) -> RunRequest {
-    let scenario = &file.loaded.scenario;
+    RunRequest {
+        only: args.only.clone(),
+        proxy: args.proxy,
+        ..request_of(
+            file.file.display().to_string(),
+            file.text.clone(),
+            &file.loaded.scenario,
+            envoy,
+        )
+    }
+}
+
+/// The same of any file.
+pub(super) fn request_of(
+    file: String,
+    text: String,
+    scenario: &Scenario,
+    envoy: Option<&Envoy>,
+) -> RunRequest {
     let envoy = envoy.filter(|_| scenario.has(ProxyKind::Envoy));
     let builtin = scenario.has(ProxyKind::Builtin).then(|| ProxyReport {
         kind: ProxyKind::Builtin.name().to_owned(),
@@ -307,10 +328,11 @@ fn request(file: &Checked, args: &Args, envoy: Option<&Envoy>) -> RunRequest {
         version: envoy.version.clone(),
     });
     RunRequest {
-        file: file.file.display().to_string(),
-        text: file.text.clone(),
-        only: args.only.clone(),
-        proxy: args.proxy,
+        file,
+        text,
+        only: Vec::new(),
+        order: None,
+        proxy: None,
         envoy: envoy.map(|envoy| envoy.path.clone()),
         proxies: builtin.into_iter().chain(found).collect(),
     }
@@ -354,12 +376,12 @@ async fn run_one(
 }
 
 /// What the world process told before it ended.
-struct Steps {
-    ended: Vec<crate::report::StepReport>,
-    up: Option<f64>,
+pub(super) struct Steps {
+    pub(super) ended: Vec<crate::report::StepReport>,
+    pub(super) up: Option<f64>,
 }
 
-async fn drive(
+pub(super) async fn drive(
     request: RunRequest,
     show: Show,
     mut stopped: tokio::sync::watch::Receiver<Stop>,

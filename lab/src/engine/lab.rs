@@ -1,6 +1,6 @@
 //! A running lab: what every part of the engine holds on to.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::future::Future;
@@ -9,8 +9,9 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use iptables::apply::Tool;
+use iptables::apply::{Applied, Snapshot, Tool};
 use iptables::ruleset::Ruleset;
+use tokio::sync::{Mutex, RwLock};
 use tokio::task::JoinSet;
 
 use super::logs::Tail;
@@ -18,7 +19,7 @@ use super::state::{State, Watched};
 use crate::dns;
 use crate::observe::{Observer, Origin, Protocol, Role};
 use crate::plan::Plan;
-use crate::scenario::model::{PodId, Scenario};
+use crate::scenario::model::{Gate, PodId, RulesRerun, Scenario};
 use crate::world::node::Node;
 use crate::world::pod::PodSpace;
 use crate::world::process;
@@ -36,8 +37,18 @@ pub(super) struct Lab {
     pub(super) istiod: PodSpace,
     pub(super) dns: RefCell<Option<dns::Server>>,
     pub(super) istiod_commands: RefCell<Option<tokio::net::unix::OwnedWriteHalf>>,
+    /// Whose turn it is to tell istiod something.
+    pub(super) telling: Mutex<()>,
+    /// istiod's process, while it runs.
+    pub(super) istiod_pid: Cell<Option<u32>>,
     /// The ready pods that istiod and kube-proxy were last told.
     pub(super) told: RefCell<Option<BTreeSet<PodId>>>,
+    /// What was told is to be told again.
+    pub(super) stale: Cell<bool>,
+    /// Held by a step while its path is observed, and by kubelet's probes: what they do is not to be mixed.
+    pub(super) quiet: RwLock<()>,
+    /// The rules of pods as they were right after they were installed, where a step will compare them.
+    installed: RefCell<HashMap<PodId, Snapshot>>,
     /// kube-proxy's rules as they are now.
     routes: RefCell<Option<Ruleset>>,
     tool: Tool,
@@ -78,7 +89,12 @@ impl Lab {
             istiod,
             dns: RefCell::new(None),
             istiod_commands: RefCell::new(None),
+            telling: Mutex::new(()),
+            istiod_pid: Cell::new(None),
             told: RefCell::new(None),
+            stale: Cell::new(false),
+            quiet: RwLock::new(()),
+            installed: RefCell::default(),
             routes: RefCell::new(None),
             tool,
             pods,
@@ -120,6 +136,17 @@ impl Lab {
         }
     }
 
+    /// Something happened to a pod.
+    pub(super) fn note(&self, id: PodId, event: &str) {
+        self.watched
+            .change(|state| state.pod_mut(id).events.push(event.to_owned()));
+    }
+
+    /// A duration of a pod's life by the lab's clock.
+    pub(super) fn scaled(&self, duration: Duration) -> Duration {
+        self.scenario.clock.scaled(duration)
+    }
+
     /// Installs a pod's rules, and tells the observer that there are rules now.
     pub(super) async fn apply_rules(&self, id: PodId) -> Result<(), String> {
         let pod = self.scenario.pod(id);
@@ -129,9 +156,50 @@ impl Lab {
         let ruleset = iptables::generate::generate(&sidecar.interception);
         let space = self.space(id);
         let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(&space.netns, program, args);
+        let failed = |error: iptables::apply::Error| super::chain(&error);
         iptables::apply::load(&self.tool, &ruleset, &spawn)
             .await
-            .map_err(|error| super::chain(&error))
+            .map_err(failed)?;
+        if self.scenario.reruns_rules(id) {
+            let families = iptables::apply::families(&ruleset);
+            let now = iptables::apply::read(&self.tool, &families, &spawn)
+                .await
+                .map_err(failed)?;
+            self.installed.borrow_mut().insert(id, now);
+        }
+        Ok(())
+    }
+
+    /// Installs a pod's rules once more: the tool's exit status and words, as istio-init's would be.
+    pub(super) async fn apply_rules_again(
+        &self,
+        id: PodId,
+        mode: RulesRerun,
+    ) -> Result<(i32, String), String> {
+        let Some(sidecar) = &self.scenario.pod(id).sidecar else {
+            return Err("the pod has no rules".to_owned());
+        };
+        let ruleset = iptables::generate::generate(&sidecar.interception);
+        let space = self.space(id);
+        let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(&space.netns, program, args);
+        let applied = match mode {
+            RulesRerun::Blindly => iptables::apply::load(&self.tool, &ruleset, &spawn)
+                .await
+                .map(|()| "loaded"),
+            RulesRerun::Verify => {
+                let installed = self.installed.borrow().get(&id).cloned();
+                let before = installed.ok_or("the rules are not installed yet")?;
+                let applied = iptables::apply::reapply(&self.tool, &ruleset, &before, &spawn).await;
+                applied.map(|applied| match applied {
+                    Applied::Loaded => "loaded",
+                    Applied::AlreadyThere => "already there",
+                })
+            }
+        };
+        Ok(match applied {
+            Ok(words) => (0, words.to_owned()),
+            Err(error) => (1, super::chain(&error)),
+        })
     }
 
     /// Installs kube-proxy's rules in the node.
@@ -155,7 +223,9 @@ impl Lab {
     /// Waits until istiod's sidecars and kube-proxy have the endpoints that the ready pods ask for.
     pub(super) async fn settled_mesh(&self, limit: Duration) -> Result<(), String> {
         let settled = |state: &State| {
-            !self.readiness_untold(state) && state.synced >= state.wanted && state.routed >= state.wanted
+            !self.readiness_untold(state)
+                && (state.istiod_down || state.synced >= state.wanted)
+                && state.routed >= state.wanted
         };
         let last = |state: &State| {
             let State {
@@ -175,13 +245,22 @@ impl Lab {
     }
 
     fn readiness_untold(&self, state: &State) -> bool {
-        self.told.borrow().as_ref() != Some(&self.ready(state))
+        self.stale.get() || self.told.borrow().as_ref() != Some(&self.ready(state))
     }
 
-    /// The pods that are ready.
+    /// The pods that are ready, as far as others are to know.
     pub(super) fn ready(&self, state: &State) -> BTreeSet<PodId> {
+        let told = self.told.borrow();
+        let was = |id: &PodId| told.as_ref().is_some_and(|told| told.contains(id));
         let ids = self.scenario.pods_with_ids().map(|(id, _)| id);
-        ids.filter(|id| state.ready(&self.scenario, *id)).collect()
+        ids.filter(|id| {
+            if state.open(*id, Gate::Endpoints) {
+                state.ready(&self.scenario, *id)
+            } else {
+                was(id)
+            }
+        })
+        .collect()
     }
 
     /// An error if a sidecar has refused its configuration, in the sidecar's words.
@@ -221,6 +300,7 @@ impl Lab {
         remote: SocketAddr,
     ) {
         let origin = Origin {
+            carries: true,
             pod: self.scenario.pod(pod).name.clone(),
             role: role_of(role),
             pid: Some(pid),

@@ -1,8 +1,17 @@
 //! A pod's life: rules, agent, sidecar and containers, each as soon as its gate is open and what must come before it
 //! has come.
 //!
+//! A pod for which the scenario asks for more of Kubernetes' life cycle is kubelet's (`kubelet`): one container after
+//! another, hooks, probes, restarts. Of any other pod this holds:
+//!
 //! Gates are independent of each other: while `rules` is held the rest of the pod starts without rules, as it does
 //! when Istio's CNI plugin comes too late. What no gate holds comes in Kubernetes' order: rules (istio-init) first.
+
+mod handlers;
+mod kubelet;
+mod probes;
+mod supervise;
+mod termination;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -12,9 +21,13 @@ use serde::Deserialize;
 
 use super::lab::Lab;
 use super::logs::{self, Stream};
-use super::state::{Admin, Running};
+use super::state::{Admin, Running, State};
 use crate::app::wire::{AppEvent, AppSpec};
+pub(super) use probes::once as probe_once;
+pub(super) use termination::delete;
+
 use crate::plan::{ISTIOD, ISTIOD_XDS_PORT, PROXY_USER};
+use crate::scenario::lifecycle::container_name;
 use crate::scenario::model::{ContainerId, Gate, PodId, ProcessName, ProxyKind, Target, Workload};
 use crate::world::entry::ENVOY;
 use crate::world::process::{self, Process, Program, Spec, Stdin};
@@ -24,6 +37,9 @@ const EVENTS_FD: i32 = 3;
 /// The descriptor whose end of file lets a built-in role go on.
 const WAIT_FD: i32 = 4;
 
+/// The descriptor whose end of file lets a built-in app end after SIGTERM.
+const EXIT_FD: i32 = 5;
+
 /// What the agent says on its events descriptor; what it says beyond this is not needed here.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -31,6 +47,11 @@ enum AgentEvent {
     AgentListening,
     DataPlaneStarted {
         pid: u32,
+    },
+    /// It is about to ask the app for a probe.
+    Connecting {
+        local_port: u16,
+        remote: std::net::SocketAddr,
     },
     Ready,
     Unready,
@@ -45,6 +66,10 @@ enum AgentEvent {
 /// Starts everything of this pod that no gate holds, and leaves tasks behind for what is held.
 pub(super) fn begin(lab: &Rc<Lab>, id: PodId) {
     let pod = lab.scenario.pod(id);
+    if pod.life.ordered {
+        lab.spawn(kubelet::run(Rc::clone(lab), id));
+        return;
+    }
     if pod.sidecar.as_ref().is_some_and(|sidecar| sidecar.intercept) {
         let task_lab = Rc::clone(lab);
         lab.spawn(async move { install_rules(&task_lab, id).await });
@@ -61,6 +86,13 @@ pub(super) fn begin(lab: &Rc<Lab>, id: PodId) {
 
 /// Starts a process that a step has stopped.
 pub(super) async fn start(lab: &Rc<Lab>, target: Target) {
+    if lab.scenario.pod(target.pod).life.ordered {
+        lab.watched
+            .change(|state| state.member_mut(target).stopped = false);
+        let runs = |state: &State| state.process(target).pid().is_some();
+        lab.watched.until(runs).await;
+        return;
+    }
     match target.process {
         ProcessName::Container(container) => start_container(lab, target.pod, container).await,
         // The agent starts the data plane: its own, or again.
@@ -73,7 +105,10 @@ async fn install_rules(lab: &Rc<Lab>, id: PodId) {
         .until(|state| !state.closed.contains(&(id, Gate::Rules)))
         .await;
     match lab.apply_rules(id).await {
-        Ok(()) => lab.watched.change(|state| state.pod_mut(id).rules = true),
+        Ok(()) => {
+            lab.watched.change(|state| state.pod_mut(id).rules = true);
+            lab.note(id, "rules installed");
+        }
         Err(error) => lab
             .watched
             .fail(format!("pod {}: {error}", lab.scenario.pod(id).name)),
@@ -131,6 +166,7 @@ fn spawn_agent(lab: &Rc<Lab>, id: PodId) -> Result<(), String> {
     if let Some(metrics) = &plan.app_metrics {
         args.extend(["--app-metrics".to_owned(), metrics.clone()]);
     }
+    args.extend(supervise::agent_args(lab, id));
     let process = spawn(
         lab,
         id,
@@ -176,6 +212,11 @@ async fn listen_to_agent(lab: &Rc<Lab>, id: PodId, events: OwnedFd) {
             lab.watched
                 .change(|state| state.pod_mut(id).data_plane = Running::As(pid));
         }
+        AgentEvent::Connecting { local_port, remote } => {
+            if let Some(pid) = lab.watched.read(|state| state.pod(id).agent.pid()) {
+                lab.report_connection(id, pid, "agent", "tcp", local_port, remote);
+            }
+        }
         AgentEvent::Ready => answers(lab, id, Admin::Answers, true),
         AgentEvent::Unready => answers(lab, id, Admin::Answers, false),
         AgentEvent::Silent => answers(lab, id, Admin::Silent, false),
@@ -217,17 +258,23 @@ fn spawn_container(lab: &Rc<Lab>, id: PodId, container_id: ContainerId) -> Resul
     let mut inherit = Vec::new();
     let mut events = None;
     let mut wait = None;
+    let mut exit = None;
     let program = match &container.workload {
-        Workload::Command(argv) => Program::Command(argv.clone()),
+        Workload::Command(argv) => {
+            let expand = |word: &String| lab.plan.expand(word, id);
+            Program::Command(argv.iter().map(expand).collect())
+        }
         Workload::Idle | Workload::App(_) => {
             let said = |error: std::io::Error| format!("making a pipe for {}: {error}", container.name);
             let (read, end) = std::io::pipe().map_err(said)?;
             let (wait_end, gate) = std::io::pipe().map_err(said)?;
+            let (exit_end, exit_gate) = std::io::pipe().map_err(said)?;
             inherit.extend([
                 (OwnedFd::from(end), EVENTS_FD),
                 (OwnedFd::from(wait_end), WAIT_FD),
+                (OwnedFd::from(exit_end), EXIT_FD),
             ]);
-            (events, wait) = (Some(OwnedFd::from(read)), Some(gate));
+            (events, wait, exit) = (Some(OwnedFd::from(read)), Some(gate), Some(exit_gate));
             Program::Lab(app_args(lab, id, container_id)?)
         }
     };
@@ -255,14 +302,16 @@ fn spawn_container(lab: &Rc<Lab>, id: PodId, container_id: ContainerId) -> Resul
         let task_lab = Rc::clone(lab);
         lab.spawn(async move { listen_to_app(&task_lab, id, container_id, pid, events).await });
     }
-    if let Some(wait) = wait {
+    for (pipe, gate) in [
+        (wait, Gate::Listen(container_id)),
+        (exit, Gate::Exit(container_id)),
+    ] {
+        let Some(pipe) = pipe else { continue };
         let task_lab = Rc::clone(lab);
         lab.spawn(async move {
-            task_lab
-                .watched
-                .until(|state| !state.closed.contains(&(id, Gate::Listen(container_id))))
-                .await;
-            drop(wait);
+            let opened = |state: &State| state.open(id, gate);
+            task_lab.watched.until(opened).await;
+            drop(pipe);
         });
     }
     Ok(())
@@ -279,6 +328,8 @@ fn app_args(lab: &Lab, id: PodId, container: ContainerId) -> Result<Vec<String>,
         EVENTS_FD.to_string(),
         "--wait-fd".to_owned(),
         WAIT_FD.to_string(),
+        "--exit-fd".to_owned(),
+        EXIT_FD.to_string(),
     ];
     Ok(["app".to_owned(), "--spec".to_owned(), spec]
         .into_iter()
@@ -292,6 +343,7 @@ async fn listen_to_app(lab: &Rc<Lab>, id: PodId, container: ContainerId, pid: u3
         AppEvent::Listening { .. } => {
             lab.watched
                 .change(|state| state.pod_mut(id).containers[container.index()].listening = true);
+            lab.note(id, &format!("{role} listening"));
         }
         AppEvent::Connecting {
             proto,
@@ -334,11 +386,14 @@ fn own(lab: &Rc<Lab>, id: PodId, name: ProcessName, mut process: Process) {
     let task_lab = Rc::clone(lab);
     lab.spawn(async move {
         let ended = process.exited().await;
+        let target = Target {
+            pod: id,
+            process: name,
+        };
+        let called = container_name(task_lab.scenario.pod(id), name);
+        task_lab.note(id, &format!("{called} ended {}", ended.code()));
         task_lab.watched.change(|state| {
-            let target = Target {
-                pod: id,
-                process: name,
-            };
+            state.member_mut(target).exit = Some(ended.code());
             if state.process(target).pid() != Some(pid) {
                 return;
             }

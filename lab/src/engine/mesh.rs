@@ -4,15 +4,20 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 use super::lab::Lab;
+use super::state::State;
 use crate::istiod::registry::{Command, Report};
 use crate::plan::PROXY_USER;
 use crate::scenario::model::{Gate, PodId, XdsType};
 use crate::world::process::{self, Program, Spec, Stdin};
+
+/// How long istiod may take to end, and to be found again.
+const LIMIT: Duration = Duration::from_secs(15);
 
 /// The descriptor of istiod's control socket.
 const CONTROL_FD: i32 = 3;
@@ -40,6 +45,8 @@ pub(super) fn start_istiod(lab: &Rc<Lab>) -> Result<(), String> {
     drop(theirs);
     let mut process = process::spawn(&lab.istiod, spec)
         .map_err(|error| format!("starting istiod: {}", super::chain(&error)))?;
+    let pid = process.pid();
+    lab.istiod_pid.set(Some(pid));
     let (read, write) = control.into_split();
     *lab.istiod_commands.borrow_mut() = Some(write);
     let task_lab = Rc::clone(lab);
@@ -64,6 +71,10 @@ pub(super) fn start_istiod(lab: &Rc<Lab>) -> Result<(), String> {
         }
         let ended = process.exited().await;
         drop(stdout);
+        task_lab.istiod_pid.set(None);
+        if task_lab.watched.change(|state| state.istiod_down) {
+            return;
+        }
         task_lab
             .watched
             .fail(format!("istiod ended: {ended}; its last words: {last}"));
@@ -88,14 +99,22 @@ fn take(lab: &Lab, report: &Report) {
                 .push(format!("{node_id} refused {kind} version {version}: {words}"));
             lab.watched.change(|_| ());
         }
-        Report::Connected { .. } | Report::Disconnected { .. } | Report::Ack { .. } => {}
+        Report::Connected { node_id } => {
+            lab.watched
+                .change(|state| state.connected.insert(node_id.clone()));
+        }
+        Report::Disconnected { .. } | Report::Ack { .. } => {}
     }
 }
 
 /// Tells istiod something.
 pub(super) async fn tell(lab: &Lab, command: &Command) -> Result<(), String> {
+    if lab.watched.read(|state| state.istiod_down) {
+        return Ok(());
+    }
     let mut text = serde_json::to_string(command).map_err(|error| error.to_string())?;
     text.push('\n');
+    let _turn = lab.telling.lock().await;
     // One writer at a time: it is taken out while the line is written.
     let Some(mut writer) = lab.istiod_commands.borrow_mut().take() else {
         return Err("istiod is not running".to_owned());
@@ -129,12 +148,75 @@ const fn xds_name(kind: XdsType) -> &'static str {
     }
 }
 
+/// Ends istiod at once. Sidecars go on with what they have.
+pub(super) async fn istiod_down(lab: &Rc<Lab>) -> Result<(), String> {
+    let Some(pid) = lab.istiod_pid.get() else {
+        return Err("istiod does not run".to_owned());
+    };
+    lab.watched.change(|state| {
+        (state.istiod_down, state.istiod_listening) = (true, false);
+        state.connected.clear();
+    });
+    drop(lab.istiod_commands.borrow_mut().take());
+    // It may have ended by itself: its control socket is closed.
+    drop(super::life::signal(pid, nix::sys::signal::Signal::SIGKILL));
+    let gone = |_: &State| lab.istiod_pid.get().is_none();
+    lab.watched
+        .wait(LIMIT, "istiod to end", gone, |_| format!("process {pid} runs"))
+        .await
+        .map_err(|error| error.to_string())
+}
+
+/// Starts istiod again; returns when every sidecar that runs has its stream and all that it is to know.
+pub(super) async fn istiod_up(lab: &Rc<Lab>) -> Result<(), String> {
+    if lab.istiod_pid.get().is_some() {
+        return Err("istiod runs already".to_owned());
+    }
+    start_istiod(lab)?;
+    let closed: Vec<_> = lab.watched.change(|state| {
+        state.istiod_down = false;
+        state.closed.iter().copied().collect()
+    });
+    for (id, gate) in closed {
+        hold(lab, id, &[gate], true).await?;
+    }
+    // The first state makes it serve; to nobody, which counts as acknowledged by all.
+    republish(lab);
+    let unconnected = |state: &State| {
+        let live = |(id, _): &(PodId, _)| state.pod(*id).sidecar_ready;
+        let ids = lab.scenario.pods_with_ids().filter(live);
+        ids.map(|(id, _)| lab.plan.pod(id))
+            .filter(|pod| !state.connected.contains(&pod.node_id))
+            .map(|pod| pod.name.clone())
+            .collect::<Vec<_>>()
+    };
+    lab.watched
+        .wait(
+            LIMIT,
+            "every sidecar to find istiod again",
+            |state| unconnected(state).is_empty(),
+            |state| format!("not yet: {}", unconnected(state).join(", ")),
+        )
+        .await
+        .map_err(|error| error.to_string())?;
+    // The second is acknowledged by those who are there.
+    republish(lab);
+    lab.settled_mesh(LIMIT).await
+}
+
+/// Has the state told once more, though nothing has changed.
+pub(super) fn republish(lab: &Lab) {
+    lab.stale.set(true);
+    lab.watched.change(|_| ());
+}
+
 /// Follows readiness: whenever the set of ready pods changes, istiod and kube-proxy are told the new one.
 pub(super) async fn follow(lab: Rc<Lab>) {
     loop {
         lab.watched
-            .until(|state| lab.told.borrow().as_ref() != Some(&lab.ready(state)))
+            .until(|state| lab.stale.get() || lab.told.borrow().as_ref() != Some(&lab.ready(state)))
             .await;
+        lab.stale.set(false);
         let (set, generation) = lab.watched.change(|state| {
             state.wanted += 1;
             (lab.ready(state), state.wanted)
@@ -148,7 +230,8 @@ pub(super) async fn follow(lab: Rc<Lab>) {
 }
 
 async fn publish(lab: &Lab, set: &BTreeSet<PodId>, generation: u64) -> Result<(), String> {
-    let registry = lab.plan.registry(&lab.scenario, set);
+    let absent = lab.watched.read(|state| state.absent.clone());
+    let registry = lab.plan.registry(&lab.scenario, set, &absent);
     let services = lab.plan.kube_proxy(&registry);
     // The kernel takes its time to commit rules (an RCU grace period); the sidecars are told meanwhile.
     let command = Command::State { generation, registry };

@@ -3,6 +3,8 @@
 //! This runs in the world process, on one thread: a `current_thread` runtime and a `LocalSet`. Every task belongs to
 //! the `Lab` and ends with it.
 
+mod facts;
+mod faults;
 mod lab;
 mod life;
 mod logs;
@@ -23,6 +25,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::LocalSet;
 
 use crate::causes::causes as chain;
+use crate::race;
 use crate::report::{LabError, Outcome, RunEvent, ScenarioReport};
 use crate::scenario;
 use crate::world::entry;
@@ -143,9 +146,19 @@ async fn run_steps(
         machine: false,
         message,
     };
-    let loaded = scenario::parse(&request.file, &request.text)
-        .map_err(|_mistakes| failed("the file that the host side checked has mistakes".to_owned()))?;
-    let mut scenario = loaded.scenario;
+    let mistaken =
+        |_mistakes: scenario::Mistakes| failed("the file that the host side checked has mistakes".to_owned());
+    let mut scenario = match &request.order {
+        None => {
+            scenario::parse(&request.file, &request.text)
+                .map_err(mistaken)?
+                .scenario
+        }
+        Some(order) => {
+            let race = scenario::race::parse(&request.file, &request.text).map_err(mistaken)?;
+            race::staged(&race, order)
+        }
+    };
     if let Some(proxy) = request.proxy {
         scenario.run_by(proxy);
     }

@@ -7,11 +7,15 @@ use tokio::io::AsyncReadExt as _;
 
 use super::lab::Lab;
 use super::lab::{protocol_of, role_of};
+use super::life;
 use crate::client::wire;
-use crate::observe::{Collected, Origin};
+use crate::observe::{Collected, NODE, Origin};
 use crate::plan::PROXY_USER;
 use crate::report::{AnswerReport, LogReport};
-use crate::scenario::model::{Actor, Body, Outcome, ProcessName, Read, Request, RequestKind};
+use crate::scenario::lifecycle::ProbeKind;
+use crate::scenario::model::{
+    Actor, Body, ContainerId, Outcome, PodId, ProcessName, Read, Request, RequestKind,
+};
 use crate::verdict::Seen;
 use crate::within::within;
 use crate::world::process::{self, Program, Spec, Stdin};
@@ -40,6 +44,12 @@ pub(super) struct Answer {
 
 /// Sends a request and collects its path. `alone` is false while other steps run beside it.
 pub(super) async fn send(lab: &Rc<Lab>, request: &Request, alone: bool) -> Result<Answer, String> {
+    // Probes wait meanwhile, unless steps beside this one keep them from it: what they cause is not the request's.
+    let _quiet = if alone {
+        Some(lab.quiet.write().await)
+    } else {
+        None
+    };
     let mark = lab.observer.mark();
     let actor = request.from;
     let pod = lab.scenario.pod(actor.target.pod);
@@ -68,6 +78,46 @@ pub(super) async fn send(lab: &Rc<Lab>, request: &Request, alone: bool) -> Resul
         told: told(result, &collected),
         collected,
         notes: Vec::new(),
+    })
+}
+
+/// One probe of a container, sent from the node, and its path in the pod.
+pub(super) async fn probe(
+    lab: &Rc<Lab>,
+    pod: PodId,
+    container: ContainerId,
+    kind: ProbeKind,
+) -> Result<Answer, String> {
+    let _quiet = lab.quiet.write().await;
+    let mark = lab.observer.mark();
+    let result = life::probe_once(lab, pod, container, kind).await?;
+    // Rewritten to a GET, a tcpSocket probe has a status.
+    let is_tcp = result.status.is_none();
+    let origins: Vec<Origin> = result
+        .connections
+        .iter()
+        .map(|connection| Origin {
+            carries: !is_tcp,
+            pod: NODE.to_owned(),
+            role: role_of("kubelet"),
+            pid: None,
+            protocol: protocol_of(&connection.proto),
+            local: connection.local,
+            remote: connection.remote,
+        })
+        .collect();
+    let collected = lab
+        .observer
+        .collect(mark, &origins, false, LOGS)
+        .await
+        .map_err(|error| super::chain(&error))?;
+    let seen = seen(&result, &collected);
+    let told = told(result, &collected);
+    Ok(Answer {
+        seen,
+        collected,
+        notes: Vec::new(),
+        told,
     })
 }
 
@@ -221,6 +271,7 @@ fn origins(pod: &str, role: &str, pid: u32, request: &Request, result: &wire::Re
     connections
         .iter()
         .map(|connection| Origin {
+            carries: true,
             pod: pod.to_owned(),
             role: role_of(role),
             pid: Some(pid),
@@ -244,6 +295,7 @@ fn seen(result: &wire::Result, collected: &Collected) -> Seen {
         exit_code: None,
         legs: Vec::new(),
         unobserved: collected.unobserved.clone(),
+        pods: Vec::new(),
     }
 }
 

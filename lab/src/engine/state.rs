@@ -1,12 +1,15 @@
 //! What is known of a running lab, and the one way to wait for it to change.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::scenario::model::{ContainerId, Gate, PodId, Scenario, Sidecar, Target, Workload};
+use crate::scenario::lifecycle::{ContainerKind, Phase};
+use crate::scenario::model::{
+    Container, ContainerId, Gate, PodId, ProcessName, Scenario, Sidecar, Target, Workload,
+};
 use crate::within::within;
 
 /// What is known of a running lab.
@@ -24,6 +27,12 @@ pub(super) struct State {
     pub(super) routed: u64,
     /// The generation that the ready pods ask for.
     pub(super) wanted: u64,
+    /// Services that are not there yet, by their index.
+    pub(super) absent: BTreeSet<usize>,
+    /// istiod was stopped by a step.
+    pub(super) istiod_down: bool,
+    /// The node ids of the proxies whose streams istiod has.
+    pub(super) connected: BTreeSet<String>,
     /// A background task failed: the lab can't go on.
     pub(super) failure: Option<String>,
 }
@@ -45,6 +54,64 @@ pub(super) struct PodState {
     pub(super) sidecar_ready: bool,
     /// Containers, by the index of their id.
     pub(super) containers: Vec<ContainerState>,
+    /// What kubelet knows of the sidecar's container.
+    pub(super) proxy: Member,
+    /// What kubelet does with the pod.
+    pub(super) kubelet: Kubelet,
+    /// What has happened, in order.
+    pub(super) events: Vec<String>,
+}
+
+/// What kubelet does with a pod.
+#[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
+pub(super) struct Kubelet {
+    /// What the start waits for; none while it goes on, and when it is over.
+    pub(super) waits_for: Option<String>,
+    /// Init containers have done their part.
+    pub(super) initialized: bool,
+    /// An init container failed for good.
+    pub(super) init_failed: bool,
+    /// Every container has been started once.
+    pub(super) started: bool,
+    /// All containers have ended for good, so native sidecars end too.
+    pub(super) finished: bool,
+    /// The pod was deleted.
+    pub(super) deleting: bool,
+    /// It was deleted, and nothing of it runs.
+    pub(super) terminated: bool,
+}
+
+/// What kubelet knows of a container that it keeps running.
+#[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
+pub(super) struct Member {
+    /// Its postStart hook has ended, or it has none.
+    pub(super) hooked: bool,
+    /// Its startup probe has succeeded, or it has none.
+    pub(super) started: bool,
+    /// Its readiness probe holds, or it has none.
+    pub(super) ready: bool,
+    /// Its readiness probe has failed for good: as often in a row as its threshold says.
+    pub(super) unready: bool,
+    /// It waits before it is started again.
+    pub(super) backing_off: bool,
+    /// It was stopped by a step, and waits for one that starts it.
+    pub(super) stopped: bool,
+    /// A failed probe had it killed.
+    pub(super) killed: bool,
+    /// It has ended, and is not started again.
+    pub(super) over: bool,
+    /// How often it was started again.
+    pub(super) restarts: u32,
+    /// The status of its last end.
+    pub(super) exit: Option<i32>,
 }
 
 /// What a data plane does on its admin port.
@@ -64,6 +131,8 @@ pub(super) struct ContainerState {
     pub(super) process: Running,
     /// Its built-in app listens.
     pub(super) listening: bool,
+    /// What kubelet knows of it.
+    pub(super) member: Member,
 }
 
 /// What is known of a process.
@@ -131,6 +200,15 @@ impl Watched {
             synced: 0,
             routed: 0,
             wanted: 0,
+            absent: scenario
+                .services
+                .iter()
+                .enumerate()
+                .filter(|(_, service)| service.held)
+                .map(|(index, _)| index)
+                .collect(),
+            istiod_down: false,
+            connected: BTreeSet::new(),
             failure: None,
         };
         Self {
@@ -212,7 +290,6 @@ impl State {
 
     /// What is known of this process.
     pub(super) fn process(&self, target: Target) -> &Running {
-        use crate::scenario::model::ProcessName;
         let pod = self.pod(target.pod);
         match target.process {
             ProcessName::Container(id) => &pod.containers[id.index()].process,
@@ -221,22 +298,48 @@ impl State {
         }
     }
 
-    fn open(&self, pod: PodId, gate: Gate) -> bool {
+    /// What kubelet knows of the container of this process.
+    pub(super) fn member(&self, target: Target) -> &Member {
+        let pod = self.pod(target.pod);
+        match target.process {
+            ProcessName::Container(id) => &pod.containers[id.index()].member,
+            ProcessName::Sidecar | ProcessName::Agent => &pod.proxy,
+        }
+    }
+
+    /// The same, to change it.
+    pub(super) fn member_mut(&mut self, target: Target) -> &mut Member {
+        let pod = self.pod_mut(target.pod);
+        match target.process {
+            ProcessName::Container(id) => &mut pod.containers[id.index()].member,
+            ProcessName::Sidecar | ProcessName::Agent => &mut pod.proxy,
+        }
+    }
+
+    /// True if no gate holds this.
+    pub(super) fn open(&self, pod: PodId, gate: Gate) -> bool {
         !self.closed.contains(&(pod, gate))
     }
 
     /// True if nothing holds this pod's sidecar back from getting ready.
     fn sidecar_free(&self, pod: PodId) -> bool {
         let holds_sidecar = |gate: &Gate| matches!(gate, Gate::Agent | Gate::Sidecar | Gate::Xds(_));
-        !self
-            .closed
-            .iter()
-            .any(|(id, gate)| *id == pod && holds_sidecar(gate))
+        !self.istiod_down
+            && !self
+                .closed
+                .iter()
+                .any(|(id, gate)| *id == pod && holds_sidecar(gate))
     }
 
     /// What of this pod's start is still to come although no gate holds it; empty = settled.
     pub(super) fn unsettled(&self, scenario: &Scenario, id: PodId) -> Vec<String> {
         let (pod, known) = (scenario.pod(id), self.pod(id));
+        if known.kubelet.deleting {
+            return Vec::new();
+        }
+        if pod.life.ordered {
+            return self.unsettled_in_order(scenario, id);
+        }
         let mut missing = Vec::new();
         if let Some(Sidecar { intercept, .. }) = &pod.sidecar {
             if *intercept && self.open(id, Gate::Rules) && !known.rules {
@@ -279,15 +382,110 @@ impl State {
         missing
     }
 
-    /// True if the pod is Ready as Kubernetes means it without probes of the user's: every container runs, and the
-    /// sidecar, which has a readiness probe of Istio's, is ready.
+    /// The same of a pod that starts in kubelet's order: that it goes on until a gate holds it, it is ready, or it
+    /// fails for good or again and again.
+    fn unsettled_in_order(&self, scenario: &Scenario, id: PodId) -> Vec<String> {
+        let (pod, known) = (scenario.pod(id), self.pod(id));
+        let mut missing = Vec::new();
+        if self.phase(scenario, id) == Phase::Failed || known.kubelet.init_failed {
+            return missing;
+        }
+        let holds_start = |gate: &Gate| !matches!(gate, Gate::Exit(_) | Gate::Endpoints);
+        let held = self.istiod_down
+            || self
+                .closed
+                .iter()
+                .any(|(of, gate)| *of == id && holds_start(gate));
+        let all = self.members(scenario, id);
+        let mut init = known.containers.iter().map(|container| &container.member);
+        let fails = all.iter().any(|member| member.backing_off) || init.any(|member| member.backing_off);
+        match &known.kubelet.waits_for {
+            Some(what) if !held && !fails => missing.push(format!("it waits for {what}")),
+            None if !known.kubelet.started => missing.push("its containers are being started".to_owned()),
+            _ => {}
+        }
+        let intercept = pod.sidecar.as_ref().is_some_and(|sidecar| sidecar.intercept);
+        if intercept && pod.life.cni && self.open(id, Gate::Rules) && !known.rules {
+            missing.push("its rules are not installed".to_owned());
+        }
+        if known.agent.pid().is_some() && !known.proxy.killed {
+            if !known.agent_listening {
+                missing.push(format!("its agent does not listen ({})", describe(&known.agent)));
+            }
+            if self.sidecar_free(id) && !known.sidecar_ready && !fails {
+                missing.push(format!(
+                    "its sidecar is not ready ({})",
+                    describe(&known.data_plane)
+                ));
+            }
+        }
+        for (container_id, container) in pod.containers_with_ids() {
+            let state = &known.containers[container_id.index()];
+            let serves = matches!(&container.workload, Workload::App(app) if !app.exits);
+            let is_open = self.open(id, Gate::Listen(container_id));
+            if state.process.pid().is_none() || container.kind == ContainerKind::Init {
+                continue;
+            }
+            if serves && is_open && !state.listening {
+                missing.push(format!("container {} does not listen", container.name));
+            }
+            let member = &state.member;
+            if is_open && member.hooked && !held && !(member.ready || member.unready || member.killed) {
+                missing.push(format!("container {} is not ready", container.name));
+            }
+        }
+        missing
+    }
+
+    /// The containers that live as long as the pod: its own, native sidecars, the proxy.
+    fn members(&self, scenario: &Scenario, id: PodId) -> Vec<&Member> {
+        let (pod, known) = (scenario.pod(id), self.pod(id));
+        let own = pod
+            .containers_with_ids()
+            .filter(|(_, container)| container.kind != ContainerKind::Init)
+            .map(|(id, _)| &known.containers[id.index()].member);
+        own.chain(pod.sidecar.as_ref().map(|_| &known.proxy)).collect()
+    }
+
+    /// The pod's phase.
+    pub(super) fn phase(&self, scenario: &Scenario, id: PodId) -> Phase {
+        let (pod, known) = (scenario.pod(id), self.pod(id));
+        if !pod.life.ordered {
+            return Phase::Running;
+        }
+        if known.kubelet.init_failed {
+            return Phase::Failed;
+        }
+        if !known.kubelet.initialized {
+            return Phase::Pending;
+        }
+        let mains = pod
+            .containers_with_ids()
+            .filter(|(_, container)| container.kind == ContainerKind::Main)
+            .map(|(id, _)| &known.containers[id.index()].member);
+        let ordinary_proxy = pod.sidecar.as_ref().filter(|sidecar| !sidecar.life.native);
+        let mains: Vec<&Member> = mains.chain(ordinary_proxy.map(|_| &known.proxy)).collect();
+        if mains.iter().any(|member| !member.over) {
+            return Phase::Running;
+        }
+        if mains.iter().all(|member| member.exit == Some(0)) {
+            Phase::Succeeded
+        } else {
+            Phase::Failed
+        }
+    }
+
+    /// True if the pod is Ready as Kubernetes means it: every container runs and its probe holds, and the sidecar,
+    /// which has a readiness probe of Istio's, is ready.
     pub(super) fn ready(&self, scenario: &Scenario, id: PodId) -> bool {
-        let known = self.pod(id);
-        known
-            .containers
-            .iter()
-            .all(|container| container.process.pid().is_some())
-            && (scenario.pod(id).sidecar.is_none() || known.sidecar_ready)
+        let (pod, known) = (scenario.pod(id), self.pod(id));
+        let holds = |(container, state): (&Container, &ContainerState)| {
+            let probed = !pod.life.ordered || (state.member.hooked && state.member.ready);
+            container.kind == ContainerKind::Init || (state.process.pid().is_some() && probed)
+        };
+        !known.kubelet.deleting
+            && pod.containers.iter().zip(&known.containers).all(holds)
+            && (pod.sidecar.is_none() || known.sidecar_ready)
     }
 }
 

@@ -10,11 +10,13 @@ use tokio::io::AsyncReadExt as _;
 use super::lab::{Lab, role_of};
 use super::request::{self, Answer};
 use super::state::Running;
-use super::{life, mesh, reports};
+use super::{facts, faults, life, mesh, reports};
 use crate::client::content::Content;
 use crate::observe::ObservedLeg;
 use crate::report::{AnswerReport, StepReport};
-use crate::scenario::model::{Action, Actor, Event, Gate, PodId, ProcessName, Step, Target};
+use crate::scenario::model::{
+    Action, Actor, Event, Gate, PodId, Power, ProcessName, RulesRerun, Step, Target,
+};
 use crate::verdict::{self, Seen, Verdict};
 use crate::within::within;
 use crate::world::process::{self, Program, Spec, Stdin};
@@ -99,7 +101,8 @@ type Judged = Result<Verdict, String>;
 
 async fn attempt(lab: &Rc<Lab>, step: &Step, alone: bool) -> (Done, Judged) {
     match act(lab, step, alone).await {
-        Ok(done) => {
+        Ok(mut done) => {
+            done.seen.pods = facts::of(lab, &step.expect);
             let verdict = verdict::judge(&lab.scenario, &step.expect, &done.seen);
             (done, Ok(verdict))
         }
@@ -123,6 +126,34 @@ async fn act(lab: &Rc<Lab>, step: &Step, alone: bool) -> Result<Done, String> {
             let signal = Signal::try_from(*number).map_err(|errno| format!("signal {number}: {errno}"))?;
             stop(lab, *target, signal).await
         }
+        Action::Restart(target) => {
+            stop(lab, *target, Signal::SIGTERM).await?;
+            start(lab, *target).await
+        }
+        Action::Freeze(target) => faults::freeze(lab, *target).await.map(|()| Done::quietly()),
+        Action::Thaw(target) => faults::thaw(lab, *target).map(|()| Done::quietly()),
+        Action::Delete(pod) => delete(lab, *pod).await,
+        Action::Probe { pod, container, kind } => {
+            request::probe(lab, *pod, *container, *kind).await.map(Done::from)
+        }
+        Action::Apply(service) => {
+            lab.watched.change(|state| state.absent.remove(service));
+            mesh::republish(lab);
+            lab.settled_mesh(SETTLE).await?;
+            Ok(Done::quietly())
+        }
+        Action::Istiod(Power::Down) => mesh::istiod_down(lab).await.map(|()| Done::quietly()),
+        Action::Istiod(Power::Up) => mesh::istiod_up(lab).await.map(|()| Done::quietly()),
+        Action::Link(pod, power) => faults::set_link(lab, *pod, *power)
+            .await
+            .map(|()| Done::quietly()),
+        Action::Netem(pod, impairment) => faults::netem(lab, *pod, impairment)
+            .await
+            .map(|()| Done::quietly()),
+        Action::InvalidSegment { from, port } => {
+            faults::invalid_segment(lab, *from, port.get()).map(|()| Done::quietly())
+        }
+        Action::Rules { pod, mode } => rerun_rules(lab, *pod, *mode).await,
         Action::Wait { event, timeout } => wait(lab, event, *timeout).await,
         Action::Parallel(steps) => parallel(lab, steps).await,
         Action::Repeat { times, steps } => repeat(lab, *times, steps, alone).await,
@@ -143,6 +174,10 @@ async fn release(lab: &Rc<Lab>, pod: PodId, gates: &[Gate]) -> Result<Done, Stri
         }
     });
     mesh::hold(lab, pod, gates, false).await?;
+    if gates.iter().any(|gate| matches!(gate, Gate::Xds(_))) {
+        // What was held is owed now; a new state is not acknowledged before that.
+        mesh::republish(lab);
+    }
     settle(lab, pod).await?;
     Ok(Done::quietly())
 }
@@ -174,7 +209,32 @@ async fn start(lab: &Rc<Lab>, target: Target) -> Result<Done, String> {
     Ok(Done::quietly())
 }
 
+/// Kubernetes deletes the pod; returns when whoever may know of it knows.
+async fn delete(lab: &Rc<Lab>, pod: PodId) -> Result<Done, String> {
+    if lab.watched.read(|state| state.pod(pod).kubelet.deleting) {
+        return Err(format!("pod {} was deleted already", lab.scenario.pod(pod).name));
+    }
+    life::delete(lab, pod);
+    lab.settled_mesh(SETTLE).await?;
+    Ok(Done::quietly())
+}
+
+async fn rerun_rules(lab: &Rc<Lab>, pod: PodId, mode: RulesRerun) -> Result<Done, String> {
+    let (code, words) = faults::rerun_rules(lab, pod, mode).await?;
+    let seen = Seen {
+        exit_code: Some(code),
+        body: words,
+        ..Seen::default()
+    };
+    Ok(Done::of(seen, Vec::new()))
+}
+
 async fn stop(lab: &Rc<Lab>, target: Target, signal: Signal) -> Result<Done, String> {
+    // kubelet would start it again at once; a step that stops it wants it stopped.
+    if signal == Signal::SIGTERM && lab.scenario.pod(target.pod).life.ordered {
+        lab.watched
+            .change(|state| state.member_mut(target).stopped = true);
+    }
     let name = name_of(lab, target);
     let Some(pid) = lab.watched.read(|state| state.process(target).pid()) else {
         return Err(format!("{name} does not run"));
@@ -209,29 +269,73 @@ const fn ends(signal: Signal) -> bool {
 }
 
 async fn wait(lab: &Rc<Lab>, event: &Event, limit: Duration) -> Result<Done, String> {
+    type State = super::state::State;
+    let pod_name = |pod: &PodId| lab.scenario.pod(*pod).name.clone();
+    let happened = |pod: PodId| move |state: &State| state.pod(pod).events.join("; ");
     match event {
         Event::Ready(pod) => {
-            let name = &lab.scenario.pod(*pod).name;
-            let ready = |state: &super::state::State| state.ready(&lab.scenario, *pod);
-            let missing = |state: &super::state::State| state.unsettled(&lab.scenario, *pod).join("; ");
-            lab.watched
-                .wait(limit, &format!("pod {name} to be ready"), ready, missing)
-                .await
-                .map_err(|error| error.to_string())?;
+            let ready = |state: &State| state.ready(&lab.scenario, *pod);
+            let missing = |state: &State| {
+                let known = state.unsettled(&lab.scenario, *pod).join("; ");
+                format!("{known}; so far: {}", state.pod(*pod).events.join(", "))
+            };
+            let what = format!("pod {} to be ready", pod_name(pod));
+            until(lab, limit, &what, ready, missing).await?;
             lab.settled_mesh(limit).await?;
-            Ok(Done::quietly())
+        }
+        Event::NotReady(pod) => {
+            let unready = |state: &State| !state.ready(&lab.scenario, *pod);
+            let what = format!("pod {} not to be ready", pod_name(pod));
+            until(lab, limit, &what, unready, |_| "it is ready".to_owned()).await?;
+            lab.settled_mesh(limit).await?;
+        }
+        Event::Started(target) => {
+            let runs = |state: &State| state.process(*target).pid().is_some();
+            let what = format!("{} to run", name_of(lab, *target));
+            until(lab, limit, &what, runs, happened(target.pod)).await?;
         }
         Event::Exited(target) => {
-            let name = name_of(lab, *target);
-            let ended = |state: &super::state::State| matches!(state.process(*target), Running::Ended(_));
-            lab.watched
-                .wait(limit, &format!("{name} to end"), ended, |_| "it runs".to_owned())
-                .await
-                .map_err(|error| error.to_string())?;
-            Ok(Done::quietly())
+            let ended = |state: &State| matches!(state.process(*target), Running::Ended(_));
+            let what = format!("{} to end", name_of(lab, *target));
+            until(lab, limit, &what, ended, |_| "it runs".to_owned()).await?;
         }
-        Event::Connection { from, port } => connection(lab, *from, port.get(), limit).await,
+        Event::Phase(pod, phase) => {
+            let is = |state: &State| state.phase(&lab.scenario, *pod) == *phase;
+            let last = |state: &State| {
+                let phase = state.phase(&lab.scenario, *pod).name();
+                format!("{phase}; so far: {}", state.pod(*pod).events.join(", "))
+            };
+            let what = format!("pod {} to be {}", pod_name(pod), phase.name());
+            until(lab, limit, &what, is, last).await?;
+        }
+        Event::Terminated(pod) => {
+            let over = |state: &State| state.pod(*pod).kubelet.terminated;
+            let what = format!("pod {} to be terminated", pod_name(pod));
+            until(lab, limit, &what, over, happened(*pod)).await?;
+            lab.settled_mesh(limit).await?;
+        }
+        Event::Happened(pod, event) => {
+            let has = |state: &State| {
+                let mut events = state.pod(*pod).events.iter();
+                events.any(|happened| verdict::is_event(event, happened))
+            };
+            let what = format!("`{event}` in pod {}", pod_name(pod));
+            until(lab, limit, &what, has, happened(*pod)).await?;
+        }
+        Event::Connection { from, port } => return connection(lab, *from, port.get(), limit).await,
     }
+    Ok(Done::quietly())
+}
+
+async fn until(
+    lab: &Lab,
+    limit: Duration,
+    what: &str,
+    holds: impl Fn(&super::state::State) -> bool,
+    missing: impl Fn(&super::state::State) -> String,
+) -> Result<(), String> {
+    let waited = lab.watched.wait(limit, what, holds, missing).await;
+    waited.map_err(|error| error.to_string())
 }
 
 async fn connection(lab: &Rc<Lab>, from: Target, port: u16, limit: Duration) -> Result<Done, String> {

@@ -10,12 +10,13 @@ use super::lab::{Lab, Parts};
 use super::{chain, life, mesh};
 use crate::dns;
 use crate::net::netns::NetNs;
+use crate::net::sysctl;
 use crate::observe::Observer;
 use crate::plan::{DNS_IP, ISTIOD, Plan};
 use crate::report::LabError;
-use crate::scenario::model::{PodId, Scenario};
+use crate::scenario::model::{Pod, PodId, Scenario};
 use crate::world::node::Node;
-use crate::world::pod::{self, PodSpec};
+use crate::world::pod::{self, PodSpace, PodSpec};
 
 /// How long a lab may take to come up.
 const UP: Duration = Duration::from_secs(30);
@@ -50,6 +51,9 @@ pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
         .await
         .map_err(|error| failed(chain(&error)))?;
     let istiod = spaces.remove(0);
+    for (pod, space) in scenario.pods.iter().zip(&spaces) {
+        set_sysctls(pod, space).map_err(failed)?;
+    }
     let observed: Vec<(&str, IpAddr, &NetNs)> = spaces
         .iter()
         .map(|space| (space.name.as_str(), IpAddr::V4(space.ip), &space.netns))
@@ -74,6 +78,19 @@ pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
     });
     bring_up(&lab).await.map_err(failed)?;
     Ok(lab)
+}
+
+/// The sysctls that a pod's `securityContext` asks for.
+fn set_sysctls(pod: &Pod, space: &PodSpace) -> Result<(), String> {
+    for (name, value) in &pod.sysctls {
+        let path = name.trim_start_matches("net.").replace('.', "/");
+        space
+            .netns
+            .run(|| sysctl::set(&path, value))
+            .map_err(|error| chain(&error))?
+            .map_err(|error| format!("pod `{}`: sysctl {name}: {}", pod.name, chain(&error)))?;
+    }
+    Ok(())
 }
 
 async fn bring_up(lab: &Rc<Lab>) -> Result<(), String> {

@@ -22,4 +22,7 @@ pub struct RunRequest {
     pub envoy: Option<PathBuf>,
     /// What the sidecars' data planes are.
     pub proxies: Vec<ProxyReport>,
+    /// The text is a race, and its events come in this order.
+    #[serde(default)]
+    pub order: Option<Vec<usize>>,
 }

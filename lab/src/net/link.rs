@@ -5,10 +5,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd as _;
 
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::RouteScope;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
@@ -130,6 +132,40 @@ impl Links {
             .execute()
             .await
             .map_err(self.refused(format!("bringing up link {index}")))
+    }
+
+    /// Takes a link down. The kernel drops the routes over it.
+    pub async fn down(&self, index: u32) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(index).down().build();
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .map_err(self.refused(format!("taking down link {index}")))
+    }
+
+    /// A request for which rtnetlink has no words of its own.
+    pub(super) async fn ask(
+        &self,
+        what: String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), Error> {
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let mut answers = match self.handle.clone().request(message) {
+            Ok(answers) => answers,
+            Err(source) => return Err(self.refused(what)(source)),
+        };
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                return Err(self.refused(what)(rtnetlink::Error::NetlinkError(error)));
+            }
+        }
+        Ok(())
     }
 
     /// Gives a link an address that has no network of its own.

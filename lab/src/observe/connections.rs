@@ -86,6 +86,8 @@ impl Connection {
 pub(super) struct Pod {
     pub(super) name: String,
     pub(super) address: IpAddr,
+    /// Its link is down: what is sent to it does not arrive.
+    pub(super) cut_off: bool,
     pub(super) socket: Rc<AsyncFd<Socket>>,
     pub(super) sockets: Sockets,
     users: Users,
@@ -137,6 +139,7 @@ impl Seen {
         self.pods.push(Pod {
             name: name.to_owned(),
             address,
+            cut_off: false,
             socket: Rc::new(socket),
             sockets: Sockets::open(name, namespace)?,
             users: Users::open(name, namespace)?,

@@ -4,18 +4,21 @@
 //! between its two sides, request ids and (one step at a time) the step's own time for what an app calls.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::access_log::Entry;
 use super::connections::{Connection, Ended, Mark, Seen};
 use super::leg::ObservedLeg;
 use super::nftrace::{Protocol, Tuple};
 use super::sockets::{Evidence, Owner, Role};
-use super::{Error, Origin};
+use super::{Error, NODE, Origin};
 
 /// The sidecar's listeners that log.
 const LOGGED: [u16; 4] = [15001, 15006, 15021, 15090];
 const DNS: u16 = 53;
+/// Where the agent answers for the app's probes, and from which address it asks the app.
+const HEALTH: u16 = 15020;
+const INBOUND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
 
 /// What was observed of a step.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +60,7 @@ pub(super) fn look(seen: &Seen, mark: Mark, origins: &[Origin], parallel: bool) 
         parallel,
         origins,
         ridden: HashSet::new(),
+        silent: false,
         used: HashSet::new(),
         visited: Vec::new(),
         legs: Vec::new(),
@@ -65,7 +69,11 @@ pub(super) fn look(seen: &Seen, mark: Mark, origins: &[Origin], parallel: bool) 
         missing: Vec::new(),
     };
     for origin in origins {
-        walk.origin(origin, seen.pod(&origin.pod)?);
+        if origin.pod == NODE {
+            walk.node(origin);
+        } else {
+            walk.origin(origin, seen.pod(&origin.pod)?);
+        }
     }
     walk.nameless();
     Ok(Found {
@@ -107,6 +115,8 @@ struct Walk<'a> {
     origins: &'a [Origin],
     /// Connections that already stand as legs.
     ridden: HashSet<usize>,
+    /// Nothing is sent on the connection that is followed.
+    silent: bool,
     /// Access-log entries that already stand.
     used: HashSet<usize>,
     /// Pods whose apps were reached.
@@ -135,6 +145,30 @@ impl Walk<'_> {
         };
         let known = self.seen.owner(id).unwrap_or_else(|| origin.owner());
         self.follow(id, Some(&known), None);
+    }
+
+    /// The node is no pod: its connections are seen where they arrive.
+    fn node(&mut self, origin: &Origin) {
+        let arrived = |&id: &usize| {
+            let connection = &self.seen.connections[id];
+            let tuple = connection.tuple();
+            !connection.is_from_here()
+                && tuple.protocol == origin.protocol
+                && tuple.destination == origin.remote
+                && tuple.source.port() == origin.local.port()
+        };
+        self.silent = !origin.carries;
+        match (self.mark.connections..self.seen.connections.len())
+            .rev()
+            .find(arrived)
+        {
+            Some(id) => self.follow(id, None, None),
+            None => self.missing.push(format!(
+                "no first packet was seen of the node's connection from port {} to {}",
+                origin.local.port(),
+                origin.remote
+            )),
+        }
     }
 
     /// One leg, and all that its connection carried. `request` is the request id that rode it, where that is known.
@@ -174,14 +208,42 @@ impl Walk<'_> {
     }
 
     fn is_pod(&self, address: SocketAddr) -> bool {
-        self.seen.pods.iter().any(|pod| pod.address == address.ip())
+        let mut pods = self.seen.pods.iter();
+        pods.any(|pod| pod.address == address.ip() && !pod.cut_off)
     }
 
     fn at_socket(&mut self, connection: &Connection, owner: &Owner, port: u16, request: Option<&str>) {
         match owner.role {
             Role::Sidecar if LOGGED.contains(&port) => self.through_sidecar(connection, port, request),
             Role::Container(_) => self.calls_of_app(connection.pod, request),
+            Role::Agent if port == HEALTH && !self.parallel => self.probe_of_agent(connection.pod),
             Role::Sidecar | Role::Agent => {}
+        }
+    }
+
+    /// The agent asks the app what it was asked itself: a connection from the sidecar's inbound address.
+    fn probe_of_agent(&mut self, pod: usize) {
+        let asked = |&id: &usize| {
+            let connection = &self.seen.connections[id];
+            let by_agent = self.seen.owner(id).is_none_or(|owner| owner.role == Role::Agent);
+            connection.pod == pod
+                && connection.is_from_here()
+                && connection.tuple().source.ip() == INBOUND
+                && by_agent
+                && !self.ridden.contains(&id)
+        };
+        let found: Vec<usize> = (self.mark.connections..self.seen.connections.len())
+            .filter(asked)
+            .collect();
+        for id in found {
+            match self.seen.owner(id) {
+                Some(owner) => self.follow(id, Some(&owner), None),
+                // The agent tells of it, a moment later than the kernel.
+                None => self.missing.push(format!(
+                    "pod `{}`: the agent has not told of its question to the app",
+                    self.seen.pods[pod].name
+                )),
+            }
         }
     }
 
@@ -192,7 +254,7 @@ impl Walk<'_> {
                 && entry.downstream_remote_address == client
                 && (request.is_none() || entry.request_id.is_none() || entry.request_id.as_deref() == request)
         });
-        if carried.is_empty() {
+        if carried.is_empty() && !self.silent {
             let name = &self.seen.pods[connection.pod].name;
             self.missing.push(format!(
                 "pod `{name}`: the access log has no entry for {client} at sidecar:{port}"
@@ -229,12 +291,10 @@ impl Walk<'_> {
         });
         let failed = self.attempts(downstream.pod, host, main, logged.after);
         let nothing = failed.is_empty() && main.is_none();
-        for id in failed {
-            let owner = self.seen.owner(id).unwrap_or_else(by_access_log);
-            self.follow(id, Some(&owner), request);
-        }
-        if let Some(id) = main {
-            let owner = self.seen.owner(id).unwrap_or_else(by_access_log);
+        // The log says whose they are, whatever else was found.
+        let sidecar = |owner: &Owner| owner.role == Role::Sidecar;
+        for id in failed.into_iter().chain(main) {
+            let owner = self.seen.owner(id).filter(sidecar).unwrap_or_else(by_access_log);
             self.follow(id, Some(&owner), request);
         }
         if nothing {

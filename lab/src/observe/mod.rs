@@ -100,6 +100,9 @@ pub enum Error {
     },
 }
 
+/// The pod of an origin that is no pod's: the node, where kubelet is.
+pub const NODE: &str = "node";
+
 /// A connection that a process says it opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
@@ -115,6 +118,8 @@ pub struct Origin {
     pub local: SocketAddr,
     /// Where it connected to.
     pub remote: SocketAddr,
+    /// False if nothing is sent on it: then a sidecar has nothing to log.
+    pub carries: bool,
 }
 
 impl Origin {
@@ -187,6 +192,14 @@ impl Observer {
         let mut seen = self.seen.borrow_mut();
         let pod = seen.pod(pod)?;
         seen.pods[pod].sockets.remove(pid);
+        Ok(())
+    }
+
+    /// The lab took a pod's link down, or up: nobody waits for what cannot arrive.
+    pub fn cut_off(&self, pod: &str, is_cut_off: bool) -> Result<(), Error> {
+        let mut seen = self.seen.borrow_mut();
+        let pod = seen.pod(pod)?;
+        seen.pods[pod].cut_off = is_cut_off;
         Ok(())
     }
 

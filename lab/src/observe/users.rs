@@ -11,6 +11,7 @@ use super::nftrace::{Protocol, Tuple};
 
 const GET_ELEMENTS: u16 = 0x0a0d;
 const INET: u8 = 1;
+const TRIES: u32 = 3;
 
 /// The users of the SYNs of one pod.
 #[derive(Debug)]
@@ -29,7 +30,11 @@ impl Users {
 
     /// The user whose socket sent the SYN with these addresses.
     pub(super) fn of(&mut self, tuple: &Tuple) -> Result<Option<u32>, netlink::Error> {
-        if !self.known.contains_key(tuple) {
+        // A list that is made while the set changes may lack an element that is there.
+        for _ in 0..TRIES {
+            if self.known.contains_key(tuple) {
+                break;
+            }
             self.known.clear();
             let sequence = self.asking.next_sequence();
             let request = Bytes::netfilter(GET_ELEMENTS, REQUEST | DUMP, sequence, INET, 0)

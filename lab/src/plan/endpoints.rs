@@ -16,8 +16,15 @@ use crate::scenario::model::{
 
 impl Plan {
     /// The state of the mesh when just these pods are ready.
-    pub fn registry(&self, scenario: &Scenario, ready: &BTreeSet<PodId>) -> Registry {
+    /// `absent` are the services that are not there yet, by index.
+    pub fn registry(
+        &self,
+        scenario: &Scenario,
+        ready: &BTreeSet<PodId>,
+        absent: &BTreeSet<usize>,
+    ) -> Registry {
         let services = scenario.services.iter().zip(&self.vips).enumerate();
+        let services = services.filter(|(index, _)| !absent.contains(index));
         let services =
             services.map(|(index, (service, vip))| self.service(scenario, ready, index, service, *vip));
         Registry {

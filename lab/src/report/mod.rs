@@ -4,6 +4,7 @@
 
 pub mod human;
 pub mod json;
+pub mod race;
 pub mod terminal;
 
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,8 @@
 //! `expect`.
 
-use super::fields::{At, Fields, Reader};
-use super::model::{Action, BodyMatch, Expect, Outcome, PodId, RequestKind};
+use super::fields::{At, Fields, Reader, suggestion};
+use super::lifecycle::{EVENTS, INIT, POD_EVENTS, PROXY, Phase};
+use super::model::{Action, BodyMatch, Expect, Outcome, PodId, RequestKind, Restarts, Target};
 use super::names::Names;
 use super::services::{status, string_match};
 use crate::path::{Hop, HopPattern, LegPattern, parse_hops};
@@ -17,6 +18,11 @@ pub(super) const FIELDS: &[&str] = &[
     "contains",
     "never",
     "eventually",
+    "phase",
+    "ready",
+    "restarts",
+    "events",
+    "neverEvents",
 ];
 
 pub(super) fn read(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Expect {
@@ -29,7 +35,17 @@ pub(super) fn read(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Expect
         .get("eventually")
         .and_then(|at| reader.map(at, &["within"]));
     Expect {
-        outcome: fields.get("outcome").and_then(|at| reader.word(at, &outcomes)),
+        outcome: fields.get("outcome").map_or_else(Vec::new, |at| {
+            let items = if matches!(at.value, serde_yaml::Value::Sequence(_)) {
+                reader.list(at)
+            } else {
+                vec![at]
+            };
+            items
+                .into_iter()
+                .filter_map(|at| reader.word(at, &outcomes))
+                .collect()
+        }),
         status: fields.get("status").and_then(|at| status(reader, at)),
         response_flags: fields.get("responseFlags").and_then(|at| reader.string(at)),
         body: fields.get("body").and_then(|at| body(reader, at)),
@@ -53,7 +69,98 @@ pub(super) fn read(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Expect
         eventually: eventually
             .and_then(|it| it.get("within"))
             .and_then(|at| reader.duration(at)),
+        phase: known(by_pod(reader, &fields, names, "phase", |at, _| {
+            reader.word(at, &Phase::ALL)
+        })),
+        ready: known(by_pod(reader, &fields, names, "ready", |at, _| reader.flag(at))),
+        restarts: restarts(reader, &fields, names),
+        events: by_pod(reader, &fields, names, "events", |at, pod| {
+            life_events(reader, at, names, pod)
+        }),
+        never_events: by_pod(reader, &fields, names, "neverEvents", |at, pod| {
+            life_events(reader, at, names, pod)
+        }),
     }
+}
+
+/// Those that could be read.
+fn known<T>(all: Vec<(PodId, Option<T>)>) -> Vec<(PodId, T)> {
+    all.into_iter()
+        .filter_map(|(pod, value)| Some((pod, value?)))
+        .collect()
+}
+
+/// `restarts: {POD/CONTAINER: 2}`, or `">=1"`.
+fn restarts(reader: &Reader<'_>, fields: &Fields<'_>, names: &Names<'_>) -> Vec<(Target, Restarts)> {
+    let Some(map) = fields.get("restarts").and_then(|at| reader.any_map(at)) else {
+        return Vec::new();
+    };
+    let one = |(name, at): (String, At<'_>)| {
+        let target = names.target(reader, &at, &name, "`restarts`")?;
+        let text = reader.string(at.clone())?;
+        let number = |text: &str| text.trim().parse::<u32>().ok();
+        let read = match text.strip_prefix(">=") {
+            Some(least) => number(least).map(Restarts::AtLeast),
+            None => number(&text).map(Restarts::Exactly),
+        };
+        if read.is_none() {
+            reader.wrong(
+                &at,
+                &format!("`{text}` is no number of restarts"),
+                "write `2`, or `\">=1\"` for one or more",
+            );
+        }
+        Some((target, read?))
+    };
+    map.all().filter_map(one).collect()
+}
+
+fn life_events(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>, pod: PodId) -> Vec<String> {
+    let items = if matches!(at.value, serde_yaml::Value::Sequence(_)) {
+        reader.list(at)
+    } else {
+        vec![at]
+    };
+    items
+        .into_iter()
+        .filter_map(|item| life_event(reader, &item, names, pod))
+        .collect()
+}
+
+/// `CONTAINER started`, `CONTAINER ended 0`, `rules installed`: something that can happen to this pod.
+pub(super) fn life_event(reader: &Reader<'_>, at: &At<'_>, names: &Names<'_>, pod: PodId) -> Option<String> {
+    let text = reader.string(at.clone())?;
+    if POD_EVENTS.contains(&text.as_str()) {
+        return Some(text);
+    }
+    let known = names.pod_of(pod);
+    let mut who: Vec<&str> = known.containers.iter().map(|it| it.name.as_str()).collect();
+    if known.sidecar.is_some() {
+        who.extend([PROXY, INIT]);
+    }
+    let (name, what) = text.split_once(' ').unwrap_or((text.as_str(), ""));
+    if !who.contains(&name) {
+        let help = format!(
+            "write a container and what happens to it; containers are: {}; what happens to the pod is: {}",
+            who.join(", "),
+            POD_EVENTS.join(", ")
+        );
+        reader.wrong(
+            at,
+            &format!("`{text}` happens to no container of this pod"),
+            &help,
+        );
+        return None;
+    }
+    let ended = what
+        .strip_prefix("ended ")
+        .is_some_and(|code| code.parse::<i32>().is_ok());
+    if !ended && !EVENTS.contains(&what) {
+        let help = format!("{}, or `ended STATUS`", suggestion(what, "events", &EVENTS));
+        reader.wrong(at, &format!("`{what}` does not happen to a container"), &help);
+        return None;
+    }
+    Some(text)
 }
 
 fn body(reader: &Reader<'_>, at: At<'_>) -> Option<BodyMatch> {
@@ -143,10 +250,11 @@ fn roles(reader: &Reader<'_>, at: &At<'_>, names: &Names<'_>, pod: PodId, hops: 
 
 /// An expectation that a step of this kind can never meet is a mistake.
 pub(super) fn fits(reader: &Reader<'_>, at: &At<'_>, expect: &Expect, action: &Action) {
-    let is_http =
-        matches!(action, Action::Request(request) if matches!(request.kind, RequestKind::Http { .. }));
-    let is_request = matches!(action, Action::Request(_));
-    let is_exec = matches!(action, Action::Exec { .. });
+    let is_probe = matches!(action, Action::Probe { .. });
+    let is_http = is_probe
+        || matches!(action, Action::Request(request) if matches!(request.kind, RequestKind::Http { .. }));
+    let is_request = is_probe || matches!(action, Action::Request(_));
+    let is_exec = matches!(action, Action::Exec { .. } | Action::Rules { .. });
     // Only the built-in client and an awaited connection are followed from their first packet.
     let sees_legs = is_request || matches!(action, Action::Wait { .. });
     let has_legs = !expect.path.is_empty() || !expect.contains.is_empty() || !expect.never.is_empty();
@@ -164,7 +272,7 @@ pub(super) fn fits(reader: &Reader<'_>, at: &At<'_>, expect: &Expect, action: &A
             "`responseFlags` of a step that sends nothing",
         ),
         (
-            expect.outcome.is_some() && !is_request,
+            !expect.outcome.is_empty() && !is_request,
             "`outcome` of a step that is no request",
         ),
         (

@@ -128,6 +128,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What was read, if nothing is wrong with the file.
+    pub(super) fn end<T>(self, read: Option<T>) -> Result<T, Mistakes> {
+        let mistakes = self.mistakes.into_inner();
+        match read {
+            Some(read) if mistakes.is_empty() => Ok(read),
+            _ => Err(Mistakes::new(self.file, self.text, mistakes)),
+        }
+    }
+
     /// The scenario, if nothing is wrong with the file.
     pub(super) fn finish(self, scenario: Option<Scenario>) -> Result<Loaded, Mistakes> {
         let mistakes = self.mistakes.into_inner();
@@ -324,20 +333,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Names that come with Kubernetes' pod specs, or with the format, and that no version here does anything with yet.
-const LATER: [&str; 9] = [
-    "readinessProbe",
-    "livenessProbe",
-    "startupProbe",
-    "lifecycle",
-    "initContainers",
-    "restartPolicy",
-    "clock",
-    "terminationGracePeriodSeconds",
-    "customRules",
-];
+/// Names that come with the format, and that no version here does anything with yet.
+const LATER: [&str; 1] = ["customRules"];
 
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let number: f64 = text[..digits].parse().ok()?;
     let unit = match &text[digits..] {

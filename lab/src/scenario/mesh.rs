@@ -21,6 +21,8 @@ const RETRIES: u32 = 2;
 pub(super) struct MeshRead {
     pub(super) mesh: Mesh,
     pub(super) interception: Raw,
+    /// Whether rules come from Istio's CNI plugin.
+    pub(super) cni: Option<bool>,
 }
 
 pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
@@ -35,8 +37,10 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
     let mut read = MeshRead {
         mesh,
         interception: Raw::default(),
+        cni: None,
     };
     let known = &[
+        "cni",
         "outboundTrafficPolicy",
         "proxy",
         "interception",
@@ -71,6 +75,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
     {
         read.mesh.retries = retries;
     }
+    read.cni = fields.get("cni").and_then(|at| reader.flag(at));
     if let Some(proxy) = fields.get("proxy").and_then(|at| proxy(reader, at)) {
         read.mesh.proxy = proxy;
     }

@@ -1,18 +1,23 @@
 //! Scenario files: text with spans -> values -> a checked scenario, or every mistake at once.
 
+pub mod lifecycle;
 pub mod model;
+pub mod race;
 
 pub mod mistake;
 mod source;
 
 mod fields;
 
+mod lives;
 mod mesh;
 mod names;
 mod pieces;
 mod pods;
 mod services;
 mod steps;
+
+mod faults;
 
 mod expect;
 
@@ -23,7 +28,7 @@ use std::path::Path;
 pub use mistake::{LoadError, Loaded, Mistakes, Warning};
 pub use schema::schema;
 
-use fields::{At, Reader};
+use fields::{At, Fields, Reader};
 use model::Scenario;
 use names::Names;
 
@@ -34,6 +39,7 @@ const LONGEST: u64 = 1 << 20;
 const FIELDS: &[&str] = &[
     "name",
     "description",
+    "clock",
     "mesh",
     "services",
     "destinationRules",
@@ -44,6 +50,13 @@ const FIELDS: &[&str] = &[
 
 /// Reads and checks a file; gives its text too.
 pub fn load(path: &Path) -> Result<(String, Loaded), LoadError> {
+    let file = path.display().to_string();
+    let text = read(path)?;
+    let loaded = parse(&file, &text).map_err(LoadError::Mistakes)?;
+    Ok((text, loaded))
+}
+
+fn read(path: &Path) -> Result<String, LoadError> {
     let file = path.display().to_string();
     let failed = |source| LoadError::Read {
         file: file.clone(),
@@ -62,12 +75,15 @@ pub fn load(path: &Path) -> Result<(String, Loaded), LoadError> {
         return Err(LoadError::NotText { file, why });
     }
     let bytes = std::fs::read(path).map_err(failed)?;
-    let text = source::text(&bytes).map_err(|why| LoadError::NotText {
-        file: file.clone(),
-        why,
-    })?;
-    let loaded = parse(&file, &text).map_err(LoadError::Mistakes)?;
-    Ok((text, loaded))
+    source::text(&bytes).map_err(|why| LoadError::NotText { file, why })
+}
+
+/// Reads and checks a race file; gives its text too.
+pub fn load_race(path: &Path) -> Result<(String, race::Race), LoadError> {
+    let file = path.display().to_string();
+    let text = read(path)?;
+    let race = race::parse(&file, &text).map_err(LoadError::Mistakes)?;
+    Ok((text, race))
 }
 
 /// Checks the text of a file. Nothing is created.
@@ -78,7 +94,24 @@ pub fn parse(file: &str, text: &str) -> Result<Loaded, Mistakes> {
 }
 
 fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
-    let fields = reader.map(root.clone(), FIELDS)?;
+    let (scenario, fields) = mesh_of(reader, root.clone(), file)?;
+    if let Some(at) = fields.get("race") {
+        reader.wrong(&at, "this is a race", "run it by `lab race FILE`");
+    }
+    let names = Names::new(&scenario.pods, &scenario.services);
+    let steps = if let Some(at) = fields.get("steps") {
+        steps::read(reader, at, &names)
+    } else {
+        reader.wrong(&root, "no `steps`", "a scenario needs at least one step");
+        Vec::new()
+    };
+    Some(Scenario { steps, ..scenario })
+}
+
+/// All but the steps, and the fields among which they are.
+fn mesh_of<'v>(reader: &Reader<'_>, root: At<'v>, file: &str) -> Option<(Scenario, Fields<'v>)> {
+    let known: Vec<&str> = FIELDS.iter().copied().chain(["race"]).collect();
+    let fields = reader.map(root.clone(), &known)?;
     let stem = Path::new(file)
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned())
@@ -130,14 +163,7 @@ fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
             );
         }
     }
-    let names = Names::new(&pods);
-    let steps = if let Some(at) = fields.get("steps") {
-        steps::read(reader, at, &names)
-    } else {
-        reader.wrong(&root, "no `steps`", "a scenario needs at least one step");
-        Vec::new()
-    };
-    Some(Scenario {
+    let scenario = Scenario {
         name,
         description,
         mesh: mesh.mesh,
@@ -145,8 +171,10 @@ fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
         destination_rules,
         virtual_services,
         pods,
-        steps,
-    })
+        steps: Vec::new(),
+        clock: lives::clock(reader, fields.get("clock")),
+    };
+    Some((scenario, fields))
 }
 
 #[cfg(test)]

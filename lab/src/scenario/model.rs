@@ -10,6 +10,7 @@ use std::time::Duration;
 use iptables::options::Interception;
 use serde::{Deserialize, Serialize};
 
+use super::lifecycle::{Clock, ContainerKind, ContainerLife, Phase, PodLife, ProbeKind, ProxyLife};
 use crate::path::{HopPattern, LegPattern};
 
 /// A pod of the scenario, by its index in [`Scenario::pods`].
@@ -39,6 +40,8 @@ pub struct Scenario {
     pub pods: Vec<Pod>,
     /// Steps, in file order.
     pub steps: Vec<Step>,
+    /// `clock`.
+    pub clock: Clock,
 }
 
 /// Where in the file something stands: 1-based line and column of its first character.
@@ -117,6 +120,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Labels that its pods carry, all of them.
     pub selector: BTreeMap<String, String>,
+    /// It is not there until a step applies it.
+    pub held: bool,
 }
 
 /// A port of a service.
@@ -224,10 +229,14 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
     /// Its sidecar, or none (`sidecar: false`, or annotation/label `sidecar.istio.io/inject: "false"`).
     pub sidecar: Option<Sidecar>,
-    /// Containers, at least one.
+    /// Containers, at least one; init containers come after the pod's own.
     pub containers: Vec<Container>,
     /// Gates that start closed.
     pub hold: Vec<Gate>,
+    /// `securityContext.sysctls`, of its network namespace.
+    pub sysctls: Vec<(String, String)>,
+    /// How it lives.
+    pub life: PodLife,
 }
 
 /// What a pod's sidecar is like.
@@ -239,6 +248,8 @@ pub struct Sidecar {
     pub interception: Interception,
     /// Whether rules are installed at all (`mode: NONE` = not).
     pub intercept: bool,
+    /// How it lives.
+    pub life: ProxyLife,
 }
 
 /// A container.
@@ -256,6 +267,10 @@ pub struct Container {
     pub supplemental_groups: Vec<u32>,
     /// Environment, beyond the lab's own.
     pub env: Vec<(String, String)>,
+    /// Which list it stands in.
+    pub kind: ContainerKind,
+    /// Its probes and hooks.
+    pub life: ContainerLife,
 }
 
 /// What a container runs.
@@ -280,6 +295,12 @@ pub struct App {
     pub calls: Vec<String>,
     /// Answers by exact path (before `?`).
     pub routes: BTreeMap<String, AppRoute>,
+    /// URLs called once before it listens; it ends with status 1 if one of them fails.
+    pub at_start: Vec<String>,
+    /// URLs called on SIGTERM, before it ends; with status 1 if one of them fails.
+    pub at_stop: Vec<String>,
+    /// It ends well as soon as its calls at the start are done, as a job does.
+    pub exits: bool,
 }
 
 /// What a built-in workload listens for.
@@ -354,6 +375,10 @@ pub enum Gate {
     Container(ContainerId),
     /// A built-in app begins to listen.
     Listen(ContainerId),
+    /// A built-in app that got SIGTERM makes its last calls and ends.
+    Exit(ContainerId),
+    /// What others are told of the pod's readiness.
+    Endpoints,
 }
 
 /// An xDS resource type, as gates name it.
@@ -408,6 +433,45 @@ pub enum Action {
     Stop(Target),
     /// A signal, SIGKILL if none is given; waits for the end if the signal ends it.
     Kill(Target, i32),
+    /// Stop it, and start it.
+    Restart(Target),
+    /// SIGSTOP: it keeps its sockets and does nothing.
+    Freeze(Target),
+    /// SIGCONT.
+    Thaw(Target),
+    /// Kubernetes deletes the pod: returns when the endpoints are told; the rest takes its course.
+    Delete(PodId),
+    /// One probe of a container, as kubelet sends it.
+    Probe {
+        /// The pod.
+        pod: PodId,
+        /// Whose.
+        container: ContainerId,
+        /// Which.
+        kind: ProbeKind,
+    },
+    /// A service that was held is there from now on: index into [`Scenario::services`].
+    Apply(usize),
+    /// Stops istiod, or starts it again.
+    Istiod(Power),
+    /// Takes a pod's link down, or up again.
+    Link(PodId, Power),
+    /// Delays and drops what goes to a pod.
+    Netem(PodId, Impairment),
+    /// A segment of an open connection, out of its window, sent from where the connection was opened.
+    InvalidSegment {
+        /// Who opened it.
+        from: Target,
+        /// The port that it was opened to.
+        port: NonZeroU16,
+    },
+    /// The pod's rules are installed once more, as when istio-init runs again.
+    Rules {
+        /// Whose.
+        pod: PodId,
+        /// How.
+        mode: RulesRerun,
+    },
     /// Wait for an event.
     Wait {
         /// Which.
@@ -424,6 +488,35 @@ pub enum Action {
         /// What.
         steps: Vec<Step>,
     },
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    /// It works.
+    Up,
+    /// It does not.
+    Down,
+}
+
+/// How istio-init treats rules that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RulesRerun {
+    /// It looks first, and does nothing if they are what it would install (Istio 1.24 and later).
+    Verify,
+    /// It installs them without looking, and fails (earlier).
+    Blindly,
+}
+
+/// What a link does to packets (`netem`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Impairment {
+    /// Each is late by this.
+    pub delay: Duration,
+    /// More or less by this.
+    pub jitter: Duration,
+    /// This share of them is lost, 0 to 1.
+    pub loss: f64,
 }
 
 /// A process of a pod that steps act on.
@@ -569,8 +662,18 @@ pub struct Slowly {
 /// An event that a step can wait for.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// The pod's sidecar is ready (15021), and its containers are started.
+    /// The pod's sidecar is ready (15021), its containers are started, and their probes hold.
     Ready(PodId),
+    /// The pod is not ready, and everybody knows.
+    NotReady(PodId),
+    /// A process runs.
+    Started(Target),
+    /// The pod is in this phase.
+    Phase(PodId, Phase),
+    /// The pod was deleted, and nothing of it runs any more.
+    Terminated(PodId),
+    /// This happened to the pod, at any time since it was made.
+    Happened(PodId, String),
     /// A process has ended.
     Exited(Target),
     /// A connection from this process to this port was seen, at any time since the pod was made.
@@ -585,8 +688,8 @@ pub enum Event {
 /// What must be seen. An absent field asks nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Expect {
-    /// How the request ended.
-    pub outcome: Option<Outcome>,
+    /// How the request ended: one of these; empty = nothing is asked.
+    pub outcome: Vec<Outcome>,
     /// The HTTP status.
     pub status: Option<u16>,
     /// Response flags of the outermost sidecar's access log, as a set (`UF,URX`); `-` = none.
@@ -605,6 +708,25 @@ pub struct Expect {
     pub never: Vec<(PodId, Vec<HopPattern>)>,
     /// Try again until all holds, at most this long.
     pub eventually: Option<Duration>,
+    /// Phases of pods.
+    pub phase: Vec<(PodId, Phase)>,
+    /// Readiness of pods.
+    pub ready: Vec<(PodId, bool)>,
+    /// How often containers were started again.
+    pub restarts: Vec<(Target, Restarts)>,
+    /// These events of that pod, in this order, others between them.
+    pub events: Vec<(PodId, Vec<String>)>,
+    /// None of these events of that pod.
+    pub never_events: Vec<(PodId, Vec<String>)>,
+}
+
+/// How often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restarts {
+    /// Just so often.
+    Exactly(u32),
+    /// So often or more.
+    AtLeast(u32),
 }
 
 /// How a body is matched.
@@ -671,6 +793,22 @@ impl Scenario {
         &self.pods[id.0]
     }
 
+    /// True if a step installs this pod's rules a second time.
+    pub fn reruns_rules(&self, id: PodId) -> bool {
+        fn within(steps: &[Step], id: PodId) -> bool {
+            steps.iter().any(|step| {
+                if let Action::Rules { pod, .. } = &step.action {
+                    return *pod == id;
+                }
+                if let Action::Parallel(inner) | Action::Repeat { steps: inner, .. } = &step.action {
+                    return within(inner, id);
+                }
+                false
+            })
+        }
+        within(&self.steps, id)
+    }
+
     /// All pods with their ids.
     pub fn pods_with_ids(&self) -> impl Iterator<Item = (PodId, &Pod)> {
         self.pods
@@ -698,6 +836,14 @@ impl Pod {
     /// The container of this id.
     pub fn container(&self, id: ContainerId) -> &Container {
         &self.containers[id.0]
+    }
+
+    /// All containers with their ids.
+    pub fn containers_with_ids(&self) -> impl Iterator<Item = (ContainerId, &Container)> {
+        self.containers
+            .iter()
+            .enumerate()
+            .map(|(index, container)| (ContainerId(index), container))
     }
 
     /// The name of one of its processes, as a path's role.

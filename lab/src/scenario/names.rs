@@ -1,16 +1,42 @@
 //! Names resolved once, to ids: pods, their containers, their processes, their gates.
 
 use super::fields::{At, Reader, nearest, suggestion};
-use super::model::{Actor, ContainerId, Gate, Pod, PodId, ProcessName, Target, Workload, XdsType};
+use super::lifecycle::ContainerKind;
+use super::model::{
+    Actor, Container, ContainerId, Gate, Pod, PodId, ProcessName, Service, Target, Workload, XdsType,
+};
 
 /// The pods of a scenario, to look names up in.
 pub(super) struct Names<'p> {
     pods: &'p [Pod],
+    services: &'p [Service],
 }
 
 impl<'p> Names<'p> {
-    pub(super) const fn new(pods: &'p [Pod]) -> Self {
-        Self { pods }
+    pub(super) const fn new(pods: &'p [Pod], services: &'p [Service]) -> Self {
+        Self { pods, services }
+    }
+
+    /// A service that is held, by its name.
+    pub(super) fn held_service(&self, reader: &Reader<'_>, at: &At<'_>, name: &str) -> Option<usize> {
+        let held = self
+            .services
+            .iter()
+            .enumerate()
+            .filter(|(_, service)| service.held);
+        let known: Vec<(usize, &str)> = held
+            .map(|(index, service)| (index, service.name.as_str()))
+            .collect();
+        let found = known.iter().find(|(_, known)| *known == name);
+        if found.is_none() {
+            let names: Vec<&str> = known.iter().map(|(_, name)| *name).collect();
+            reader.wrong(
+                at,
+                &format!("`{name}` is no service that is held"),
+                &suggestion(name, "services with `hold: true`", &names),
+            );
+        }
+        found.map(|(index, _)| *index)
     }
 
     pub(super) fn pod_of(&self, id: PodId) -> &'p Pod {
@@ -44,10 +70,10 @@ impl<'p> Names<'p> {
         let pod = self.pod(reader, at, pod, what)?;
         let process = match process {
             Some(process) => self.process(reader, at, pod, process, what)?,
-            None => match self.pod_of(pod).containers.as_slice() {
-                [_] => ProcessName::Container(ContainerId(0)),
+            None => match self.mains(pod).as_slice() {
+                [(id, _)] => ProcessName::Container(*id),
                 several => {
-                    let names: Vec<&str> = several.iter().map(|it| it.name.as_str()).collect();
+                    let names: Vec<&str> = several.iter().map(|(_, it)| it.name.as_str()).collect();
                     let help = format!("write `{text}/CONTAINER`; containers are: {}", names.join(", "));
                     reader.wrong(
                         at,
@@ -59,6 +85,14 @@ impl<'p> Names<'p> {
             },
         };
         Some(Target { pod, process })
+    }
+
+    /// The pod's own containers; init containers are named in full.
+    fn mains(&self, pod: PodId) -> Vec<(ContainerId, &'p Container)> {
+        self.pod_of(pod)
+            .containers_with_ids()
+            .filter(|(_, it)| it.kind == ContainerKind::Main)
+            .collect()
     }
 
     pub(super) fn process(
@@ -122,11 +156,12 @@ pub(super) fn gates(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Vec<Gate> {
     reader
         .list(at)
         .into_iter()
-        .filter_map(|item| gate(reader, item, pod))
+        .filter_map(|item| one_gate(reader, item, pod))
         .collect()
 }
 
-fn gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gate> {
+/// A gate of a pod, by its name.
+pub(super) fn one_gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gate> {
     let text = reader.string(at.clone())?;
     let fixed = match text.as_str() {
         "rules" => Some(Gate::Rules),
@@ -148,6 +183,9 @@ fn gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gate> {
             return None;
         }
         return Some(gate);
+    }
+    if text == "endpoints" {
+        return Some(Gate::Endpoints);
     }
     if text == "xds.sds" {
         reader.wrong(&at, "gate `xds.sds` is not supported yet", "");
@@ -171,9 +209,20 @@ fn gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gate> {
         );
         return None;
     }
+    if let Some(id) = text.strip_suffix(".exit").and_then(container) {
+        if listens(id) {
+            return Some(Gate::Exit(id));
+        }
+        reader.wrong(
+            &at,
+            &format!("gate `{text}`: only a built-in `app` can be held before it ends"),
+            "",
+        );
+        return None;
+    }
     let found = container(&text).map(Gate::Container);
     if found.is_none() {
-        let mut known: Vec<String> = Vec::new();
+        let mut known: Vec<String> = vec!["endpoints".to_owned()];
         if pod.sidecar.is_some() {
             known.extend(
                 [
@@ -185,7 +234,7 @@ fn gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gate> {
         for (index, it) in pod.containers.iter().enumerate() {
             known.push(it.name.clone());
             if listens(ContainerId(index)) {
-                known.push(format!("{}.listen", it.name));
+                known.extend([format!("{}.listen", it.name), format!("{}.exit", it.name)]);
             }
         }
         let known: Vec<&str> = known.iter().map(String::as_str).collect();

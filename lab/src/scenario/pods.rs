@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
 use super::fields::{At, Fields, Reader};
+use super::lifecycle::{ContainerKind, Handler, INIT, PROXY, ProxyLife};
+use super::lives;
 use super::mesh::{self, MeshRead};
 use super::model::{App, AppRoute, Container, Listen, Pod, Sidecar, Workload};
 use super::names::{gates, label};
@@ -28,6 +30,10 @@ const POD: &[&str] = &[
     "proxy",
     "hold",
     "containers",
+    "initContainers",
+    "restartPolicy",
+    "terminationGracePeriodSeconds",
+    "cni",
     "securityContext",
     "serviceAccountName",
     "volumes",
@@ -56,6 +62,11 @@ const CONTAINER: &[&str] = &[
     "terminationMessagePolicy",
     "stdin",
     "tty",
+    "startupProbe",
+    "readinessProbe",
+    "livenessProbe",
+    "lifecycle",
+    "restartPolicy",
 ];
 
 pub(super) fn read(reader: &Reader<'_>, at: At<'_>, mesh: &MeshRead) -> Vec<Pod> {
@@ -124,19 +135,33 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
         .get("annotations")
         .map(|at| texts(reader, at))
         .unwrap_or_default();
-    let sidecar = sidecar(reader, &at, &fields, &labels, &annotations, mesh);
+    let (proxy_life, mut ordered) = lives::proxy(reader, &meta, &annotations);
+    let mut sidecar = sidecar(reader, &at, &fields, &labels, &annotations, mesh).map(|sidecar| Sidecar {
+        life: proxy_life,
+        ..sidecar
+    });
     let defaults = fields
         .get("securityContext")
         .map(|at| security(reader, at))
         .unwrap_or_default();
-    let containers = containers(reader, &at, &fields, &defaults, sidecar.is_some());
+    let mut found = Containers {
+        has_sidecar: sidecar.is_some(),
+        ..Containers::default()
+    };
+    containers(reader, &at, &fields, &defaults, &mut found);
+    ordered |= found.lives;
+    if let (Some(sidecar), Some(pre_stop)) = (&mut sidecar, found.proxy_pre_stop) {
+        sidecar.life.pre_stop = Some(pre_stop);
+    }
     let mut pod = Pod {
         name,
         labels,
         annotations,
         sidecar,
-        containers,
+        containers: found.all,
         hold: Vec::new(),
+        sysctls: defaults.sysctls,
+        life: lives::pod(reader, &fields, mesh.cni, ordered),
     };
     if let Some(at) = outer.get("hold").or_else(|| fields.get("hold")) {
         pod.hold = gates(reader, at, &pod);
@@ -176,6 +201,8 @@ fn sidecar(
         proxy,
         interception,
         intercept,
+        // By annotations: see `pod`.
+        life: ProxyLife::default(),
     })
 }
 
@@ -185,6 +212,7 @@ struct Security {
     user: Option<u32>,
     group: Option<u32>,
     groups: Vec<u32>,
+    sysctls: Vec<(String, String)>,
 }
 
 fn security(reader: &Reader<'_>, at: At<'_>) -> Security {
@@ -192,6 +220,7 @@ fn security(reader: &Reader<'_>, at: At<'_>) -> Security {
         "runAsUser",
         "runAsGroup",
         "supplementalGroups",
+        "sysctls",
         "runAsNonRoot",
         "fsGroup",
         "allowPrivilegeEscalation",
@@ -212,7 +241,12 @@ fn security(reader: &Reader<'_>, at: At<'_>) -> Security {
         .get("supplementalGroups")
         .map(|at| reader.list(at))
         .unwrap_or_default();
+    let sysctls = fields
+        .get("sysctls")
+        .map(|at| reader.list(at))
+        .unwrap_or_default();
     Security {
+        sysctls: sysctls.into_iter().filter_map(|at| sysctl(reader, at)).collect(),
         user: number("runAsUser"),
         group: number("runAsGroup"),
         groups: groups
@@ -222,67 +256,137 @@ fn security(reader: &Reader<'_>, at: At<'_>) -> Security {
     }
 }
 
+/// A sysctl of the pod's network namespace.
+fn sysctl(reader: &Reader<'_>, at: At<'_>) -> Option<(String, String)> {
+    let help = "write `{name: net.ipv4.ip_local_port_range, value: \"15006 15007\"}`";
+    let fields = reader.map(at.clone(), &["name", "value"])?;
+    let (Some(name_at), Some(value_at)) = (fields.get("name"), fields.get("value")) else {
+        reader.wrong(&at, "a sysctl has `name` and `value`", help);
+        return None;
+    };
+    let name = reader.string(name_at.clone())?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !name.starts_with("net.") || !name.chars().all(plain) || name.contains("..") {
+        reader.wrong(
+            &name_at,
+            &format!("`{name}` is no sysctl of a network namespace"),
+            help,
+        );
+        return None;
+    }
+    Some((name, reader.string(value_at)?))
+}
+
+/// The containers of a pod as they are read.
+#[derive(Debug, Default)]
+struct Containers {
+    all: Vec<Container>,
+    ports: Vec<u16>,
+    has_sidecar: bool,
+    /// One of them has probes, hooks or a policy.
+    lives: bool,
+    /// What the container `istio-proxy` does before it is stopped.
+    proxy_pre_stop: Option<Handler>,
+}
+
 fn containers(
     reader: &Reader<'_>,
     at: &At<'_>,
     fields: &Fields<'_>,
     defaults: &Security,
-    has_sidecar: bool,
-) -> Vec<Container> {
-    let items = fields
-        .get("containers")
-        .map(|at| reader.list(at))
-        .unwrap_or_default();
-    if items.is_empty() {
+    found: &mut Containers,
+) {
+    let items = |name: &str| fields.get(name).map(|at| reader.list(at)).unwrap_or_default();
+    for item in items("containers") {
+        container(reader, item, defaults, ContainerKind::Main, found);
+    }
+    if found.all.is_empty() {
         reader.wrong(
             at,
             "a pod without containers",
             "write `containers: [{name: NAME}]`",
         );
     }
-    let mut containers: Vec<Container> = Vec::new();
-    let mut ports: Vec<u16> = Vec::new();
-    for item in items {
-        let Some(fields) = reader.map(item.clone(), CONTAINER) else {
-            continue;
-        };
-        let Some(name_at) = fields.get("name") else {
-            reader.wrong(&item, "a container without `name`", "write `name: NAME`");
-            continue;
-        };
-        let Some(name) = label(reader, &name_at, "container") else {
-            continue;
-        };
-        if RESERVED_ROLES.contains(&name.as_str()) {
-            let what = format!("a container cannot be called `{name}`: it is a word of the path notation");
-            reader.wrong(&name_at, &what, "choose another name");
-        }
-        if containers.iter().any(|other| other.name == name) {
-            reader.wrong(
-                &name_at,
-                &format!("container `{name}` is there already"),
-                "names are given once in a pod",
-            );
-        }
-        let own = fields
-            .get("securityContext")
-            .map(|at| security(reader, at))
-            .unwrap_or_default();
-        let user = own.user.or(defaults.user).unwrap_or(USER);
-        let workload = workload(reader, &item, &fields);
-        if let (Workload::App(app), Some(app_at)) = (&workload, fields.get("app")) {
-            port_of(reader, &app_at, app, &mut ports, has_sidecar);
-        }
-        containers.push(Container {
-            name,
-            workload,
-            run_as_user: user,
-            run_as_group: own.group.or(defaults.group).unwrap_or(user),
-            supplemental_groups: defaults.groups.clone(),
-            env: fields.get("env").map(|at| env(reader, at)).unwrap_or_default(),
-        });
+    for item in items("initContainers") {
+        container(reader, item, defaults, ContainerKind::Init, found);
     }
-    containers
+}
+
+fn container(
+    reader: &Reader<'_>,
+    item: At<'_>,
+    defaults: &Security,
+    kind: ContainerKind,
+    found: &mut Containers,
+) {
+    let Some(fields) = reader.map(item.clone(), CONTAINER) else {
+        return;
+    };
+    let Some(name_at) = fields.get("name") else {
+        reader.wrong(&item, "a container without `name`", "write `name: NAME`");
+        return;
+    };
+    let Some(name) = label(reader, &name_at, "container") else {
+        return;
+    };
+    found.lives |= lives::CONTAINER.iter().any(|name| fields.get(name).is_some());
+    let life = lives::container(reader, &fields);
+    // Istio's injector merges a container of this name into its own.
+    if name == PROXY {
+        if !found.has_sidecar {
+            reader.wrong(&name_at, "a pod without a sidecar has no istio-proxy", "");
+        }
+        found.proxy_pre_stop = life.pre_stop;
+        return;
+    }
+    if RESERVED_ROLES.contains(&name.as_str()) || name == INIT {
+        let what = format!("a container cannot be called `{name}`: it is a word of the path notation");
+        reader.wrong(&name_at, &what, "choose another name");
+    }
+    if found.all.iter().any(|other| other.name == name) {
+        reader.wrong(
+            &name_at,
+            &format!("container `{name}` is there already"),
+            "names are given once in a pod",
+        );
+    }
+    let own = fields
+        .get("securityContext")
+        .map(|at| security(reader, at))
+        .unwrap_or_default();
+    let user = own.user.or(defaults.user).unwrap_or(USER);
+    let workload = workload(reader, &item, &fields);
+    if let (Workload::App(app), Some(app_at)) = (&workload, fields.get("app")) {
+        port_of(reader, &app_at, app, &mut found.ports, found.has_sidecar);
+    }
+    found.all.push(Container {
+        name,
+        workload,
+        run_as_user: user,
+        run_as_group: own.group.or(defaults.group).unwrap_or(user),
+        supplemental_groups: defaults.groups.clone(),
+        env: fields.get("env").map(|at| env(reader, at)).unwrap_or_default(),
+        kind: kind_of(reader, &fields, kind),
+        life,
+    });
+}
+
+/// A container's own `restartPolicy` makes an init container a native sidecar; elsewhere it is a mistake.
+fn kind_of(reader: &Reader<'_>, fields: &Fields<'_>, kind: ContainerKind) -> ContainerKind {
+    let Some(at) = fields.get("restartPolicy") else {
+        return kind;
+    };
+    if kind == ContainerKind::Main {
+        reader.wrong(
+            &at,
+            "`restartPolicy` of an ordinary container",
+            "write it at the pod; a container's own is for `initContainers`",
+        );
+        return kind;
+    }
+    reader
+        .word(at, &[("Always", ContainerKind::NativeSidecar)])
+        .unwrap_or(kind)
 }
 
 fn port_of(reader: &Reader<'_>, at: &At<'_>, app: &App, ports: &mut Vec<u16>, has_sidecar: bool) {
@@ -366,6 +470,9 @@ fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
             "bind",
             "calls",
             "routes",
+            "atStart",
+            "atStop",
+            "exits",
         ],
     )?;
     let port = |name: &str| {
@@ -390,7 +497,14 @@ fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
         .or_else(|| port("tcpServerFirst").map(Listen::TcpServerFirst))
         .or_else(|| port("rawHttp").map(Listen::RawHttp))?;
     let routes = fields.get("routes").and_then(|at| reader.any_map(at));
+    let urls = |name: &str| fields.get(name).map(|at| calls(reader, at)).unwrap_or_default();
     Some(App {
+        at_start: urls("atStart"),
+        at_stop: urls("atStop"),
+        exits: fields
+            .get("exits")
+            .and_then(|at| reader.flag(at))
+            .unwrap_or(false),
         listen,
         bind: fields
             .get("bind")

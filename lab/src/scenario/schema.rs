@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::expect;
+use super::lifecycle::{Phase, ProbeKind};
 use super::model::{Outcome, ProxyKind};
 
 fn object(properties: Value, required: &[&str]) -> Value {
@@ -40,32 +41,59 @@ pub fn schema() -> Value {
     let proxy = json!({ "enum": ProxyKind::ALL.map(ProxyKind::name) });
     let app = object(
         json!({ "http": port, "tcp": port, "tcpServerFirst": port, "rawHttp": port, "bind": text,
-            "calls": list(text.clone()), "routes": { "type": "object", "additionalProperties": route } }),
+            "calls": list(text.clone()), "atStart": list(text.clone()), "atStop": list(text.clone()),
+            "exits": flag, "routes": { "type": "object", "additionalProperties": route } }),
         &[],
     );
+    let count = json!({ "type": "integer", "minimum": 0 });
+    let handlers = json!({
+        "exec": object(json!({ "command": list(text.clone()) }), &["command"]),
+        "httpGet": object(json!({ "port": {}, "path": text, "scheme": { "enum": ["HTTP"] },
+            "httpHeaders": list(object(json!({ "name": text, "value": text }), &["name"])) }), &["port"]),
+        "tcpSocket": object(json!({ "port": {} }), &["port"]) });
+    let with = |more: Value| {
+        let mut all = handlers.clone();
+        if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
+            all.extend(more);
+        }
+        object(all, &[])
+    };
+    let probe = with(
+        json!({ "initialDelaySeconds": count, "periodSeconds": count, "timeoutSeconds": count,
+        "successThreshold": count, "failureThreshold": count }),
+    );
+    let hook = with(json!({ "sleep": object(json!({ "seconds": count }), &["seconds"]) }));
+    let lifecycle = object(json!({ "postStart": hook, "preStop": hook }), &[]);
+    let policy = json!({ "enum": ["Always", "OnFailure", "Never"] });
     let container = json!({ "type": "object", "required": ["name"], "properties": {
         "name": text, "app": app, "command": list(text.clone()), "args": list(text.clone()),
         "env": list(object(json!({ "name": text, "value": {} }), &["name"])),
-        "securityContext": { "type": "object" }, "image": text } });
+        "securityContext": { "type": "object" }, "image": text, "lifecycle": lifecycle, "startupProbe": probe,
+        "readinessProbe": probe, "livenessProbe": probe, "restartPolicy": { "enum": ["Always"] } } });
     let pod = json!({ "type": "object", "properties": {
         "name": text, "labels": texts, "annotations": texts, "sidecar": flag, "interception": interception,
-        "proxy": proxy, "hold": list(text.clone()), "containers": list(container),
+        "proxy": proxy, "hold": list(text.clone()), "containers": list(container.clone()),
+        "initContainers": list(container), "restartPolicy": policy, "terminationGracePeriodSeconds": count, "cni": flag,
         "securityContext": { "type": "object" } } });
     let service = json!({ "type": "object", "properties": {
-        "name": text, "selector": texts,
+        "name": text, "selector": texts, "hold": flag,
         "ports": list(json!({ "type": "object", "required": ["port"], "properties": {
             "name": text, "port": port, "targetPort": port, "appProtocol": text, "protocol": { "enum": ["TCP"] } } })) } });
     let legs = json!({ "type": "object", "additionalProperties": list(text.clone()) });
+    let outcome = json!({ "enum": Outcome::ALL.map(Outcome::name) });
     let expect = json!({
-        "outcome": { "enum": Outcome::ALL.map(Outcome::name) }, "status": number, "responseFlags": text,
+        "outcome": { "anyOf": [outcome, list(outcome.clone())] }, "status": number, "responseFlags": text,
         "body": {}, "headers": { "type": "object" }, "exitCode": number, "path": legs, "contains": { "type": "object" },
-        "never": { "type": "object" }, "eventually": object(json!({ "within": duration }), &["within"]) });
+        "never": { "type": "object" }, "eventually": object(json!({ "within": duration }), &["within"]),
+        "phase": { "type": "object" }, "ready": { "type": "object" }, "restarts": { "type": "object" },
+        "events": { "type": "object" }, "neverEvents": { "type": "object" } });
     debug_assert!(expect::FIELDS.iter().all(|field| expect.get(field).is_some()));
     let gates = object(
         json!({ "pod": text, "gates": list(text.clone()) }),
         &["pod", "gates"],
     );
     let process = object(json!({ "pod": text, "process": text }), &["pod", "process"]);
+    let power = json!({ "enum": ["up", "down"] });
     let step = object(
         json!({
             "name": text, "article": text, "expect": object(expect, &[]),
@@ -78,8 +106,18 @@ pub fn schema() -> Value {
             "scrape": object(json!({ "from": text, "pod": text, "port": port, "path": text, "timeout": duration }), &["from", "pod"]),
             "exec": object(json!({ "from": text, "command": list(text.clone()), "asUser": number, "asGroup": number, "timeout": duration }), &["from", "command"]),
             "hold": gates, "release": gates, "start": process, "stop": process,
+            "invalidSegment": object(json!({ "from": text, "port": port }), &["from", "port"]),
+            "restart": process, "freeze": process, "thaw": process, "istiod": power,
+            "delete": object(json!({ "pod": text }), &["pod"]), "apply": object(json!({ "service": text }), &["service"]),
+            "link": object(json!({ "pod": text, "state": power }), &["pod", "state"]),
+            "netem": object(json!({ "pod": text, "delay": duration, "jitter": duration, "loss": text }), &["pod"]),
+            "rules": object(json!({ "pod": text, "again": { "enum": ["verify", "blindly"] } }), &["pod", "again"]),
+            "probe": object(json!({ "pod": text, "container": text,
+                "probe": { "enum": ProbeKind::ALL.map(ProbeKind::name) } }), &["pod", "container", "probe"]),
             "kill": object(json!({ "pod": text, "process": text, "signal": text }), &["pod", "process"]),
-            "wait": object(json!({ "ready": text, "exited": text,
+            "wait": object(json!({ "ready": text, "notReady": text, "started": text, "exited": text, "terminated": text,
+                "phase": object(json!({ "pod": text, "is": { "enum": Phase::ALL.map(|(name, _)| name) } }), &["pod", "is"]),
+                "event": object(json!({ "pod": text, "is": text }), &["pod", "is"]),
                 "connection": object(json!({ "from": text, "port": port }), &["from", "port"]), "timeout": duration }), &[]),
             "parallel": list(json!({ "$ref": "#/$defs/step" })),
             "repeat": object(json!({ "times": number, "steps": list(json!({ "$ref": "#/$defs/step" })) }), &["times", "steps"]),
@@ -89,7 +127,8 @@ pub fn schema() -> Value {
     let mut root = object(
         json!({
             "name": text, "description": text,
-            "mesh": object(json!({ "outboundTrafficPolicy": { "enum": ["ALLOW_ANY", "REGISTRY_ONLY"] },
+            "clock": object(json!({ "scale": { "type": "number", "exclusiveMinimum": 0, "maximum": 1 } }), &["scale"]),
+            "mesh": object(json!({ "cni": flag, "outboundTrafficPolicy": { "enum": ["ALLOW_ANY", "REGISTRY_ONLY"] },
                 "proxy": proxy, "inbound": { "enum": ["pod-ip", "localhost"] }, "retries": number,
                 "concurrency": { "type": "integer", "minimum": 1, "maximum": 65535 },
                 "accessLogFile": { "enum": ["/dev/stdout", ""] },

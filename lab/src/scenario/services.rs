@@ -57,6 +57,7 @@ pub(super) fn services(reader: &Reader<'_>, at: Option<At<'_>>) -> Vec<Service> 
             "name",
             "ports",
             "selector",
+            "hold",
             "type",
             "clusterIP",
             "sessionAffinity",
@@ -95,6 +96,7 @@ pub(super) fn services(reader: &Reader<'_>, at: Option<At<'_>>) -> Vec<Service> 
             name,
             ports,
             selector,
+            held: fields.get("hold").and_then(|at| reader.flag(at)).unwrap_or(false),
         });
     }
     services

@@ -6,7 +6,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::expect;
+use super::faults;
 use super::fields::{At, Fields, Reader, suggestion};
+use super::lifecycle::Phase;
 use super::model::{Action, Actor, Body, Event, PodId, Request, RequestKind, Step, Target};
 use super::names::Names;
 use super::pieces;
@@ -19,8 +21,29 @@ const EXEC: Duration = Duration::from_secs(30);
 /// How long an event is waited for if the step does not say.
 const WAIT: Duration = Duration::from_secs(10);
 
-const ACTIONS: &[&str] = &[
-    "request", "scrape", "exec", "hold", "release", "start", "stop", "kill", "wait", "parallel", "repeat",
+pub(super) const ACTIONS: &[&str] = &[
+    "request",
+    "scrape",
+    "probe",
+    "exec",
+    "hold",
+    "release",
+    "start",
+    "stop",
+    "kill",
+    "restart",
+    "freeze",
+    "thaw",
+    "delete",
+    "apply",
+    "istiod",
+    "link",
+    "netem",
+    "rules",
+    "invalidSegment",
+    "wait",
+    "parallel",
+    "repeat",
 ];
 
 /// How deep `parallel` and `repeat` may nest.
@@ -96,6 +119,16 @@ fn action(reader: &Reader<'_>, name: &str, at: At<'_>, names: &Names<'_>, depth:
                 .get("signal")
                 .map_or(Some(Signal::SIGKILL), |at| signal(reader, at))?;
             Some(Action::Kill(target, signal as i32))
+        }
+        "restart" => target(reader, at, names, &[]).map(|(target, _)| Action::Restart(target)),
+        "freeze" => target(reader, at, names, &[]).map(|(target, _)| Action::Freeze(target)),
+        "thaw" => target(reader, at, names, &[]).map(|(target, _)| Action::Thaw(target)),
+        "invalidSegment" => {
+            let (from, port) = connection(reader, at, names)?;
+            Some(Action::InvalidSegment { from, port })
+        }
+        "probe" | "delete" | "apply" | "istiod" | "link" | "netem" | "rules" => {
+            faults::read(reader, name, at, names)
         }
         "wait" => wait(reader, at, names),
         _ if depth >= DEEPEST => {
@@ -312,7 +345,7 @@ fn scrape(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request>
     })
 }
 
-fn pod(reader: &Reader<'_>, at: &At<'_>, fields: &Fields<'_>, names: &Names<'_>) -> Option<PodId> {
+pub(super) fn pod(reader: &Reader<'_>, at: &At<'_>, fields: &Fields<'_>, names: &Names<'_>) -> Option<PodId> {
     let Some(pod_at) = fields.get("pod") else {
         reader.wrong(at, "no `pod`", "write `pod: NAME`");
         return None;
@@ -391,38 +424,97 @@ fn signal(reader: &Reader<'_>, at: At<'_>) -> Option<Signal> {
 }
 
 fn wait(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Action> {
-    let fields = reader.map(at.clone(), &["ready", "exited", "connection", "timeout"])?;
+    const EVENTS: [&str; 8] = [
+        "ready",
+        "notReady",
+        "started",
+        "exited",
+        "terminated",
+        "phase",
+        "event",
+        "connection",
+    ];
+    let known: Vec<&str> = EVENTS.iter().copied().chain(["timeout"]).collect();
+    let fields = reader.map(at.clone(), &known)?;
     let timeout = timeout(reader, &fields, WAIT);
-    let event = if let Some(at) = fields.get("ready") {
-        let name = reader.string(at.clone())?;
-        Event::Ready(names.pod(reader, &at, &name, "`ready`")?)
-    } else if let Some(at) = fields.get("exited") {
-        let text = reader.string(at.clone())?;
-        Event::Exited(names.target(reader, &at, &text, "`exited`")?)
-    } else if let Some(at) = fields.get("connection") {
-        let inner = reader.map(at.clone(), &["from", "port"])?;
-        let from = from(reader, &at, &inner, names);
-        let port = inner
-            .get("port")
-            .and_then(|at| reader.parsed(at, "write a port from 1 to 65535"));
-        if port.is_none() {
-            reader.wrong(
-                &at,
-                "no `port`",
-                "write `connection: {from: POD/PROCESS, port: PORT}`",
-            );
-        }
-        Event::Connection {
-            from: from?.target,
-            port: port?,
-        }
-    } else {
+    let given: Vec<&str> = EVENTS
+        .into_iter()
+        .filter(|name| fields.get(name).is_some())
+        .collect();
+    let [name] = given.as_slice() else {
+        let what = if given.is_empty() {
+            "nothing to wait for".to_owned()
+        } else {
+            format!("several things to wait for: {}", given.join(", "))
+        };
         reader.wrong(
             &at,
-            "nothing to wait for",
-            "write one of `ready: POD`, `exited: POD/PROCESS`, `connection: {from, port}`",
+            &what,
+            "write one of `ready: POD`, `notReady: POD`, `started: POD/PROCESS`, `exited: POD/PROCESS`, \
+             `terminated: POD`, `phase: {pod, is}`, `event: {pod, is}`, `connection: {from, port}`",
         );
         return None;
     };
+    let event_at = fields.get(name)?;
+    let event = event(reader, name, event_at, names)?;
     Some(Action::Wait { event, timeout })
+}
+
+fn event(reader: &Reader<'_>, name: &str, at: At<'_>, names: &Names<'_>) -> Option<Event> {
+    let what = format!("`{name}`");
+    let pod_named = || {
+        let text = reader.string(at.clone())?;
+        names.pod(reader, &at, &text, &what)
+    };
+    let process_named = || {
+        let text = reader.string(at.clone())?;
+        names.target(reader, &at, &text, &what)
+    };
+    match name {
+        "ready" => pod_named().map(Event::Ready),
+        "notReady" => pod_named().map(Event::NotReady),
+        "terminated" => pod_named().map(Event::Terminated),
+        "started" => process_named().map(Event::Started),
+        "exited" => process_named().map(Event::Exited),
+        "phase" => {
+            let inner = reader.map(at.clone(), &["pod", "is"])?;
+            let pod = pod(reader, &at, &inner, names)?;
+            let phase = is(reader, &at, &inner, "`is: Succeeded`")?;
+            Some(Event::Phase(pod, reader.word(phase, &Phase::ALL)?))
+        }
+        "event" => {
+            let inner = reader.map(at.clone(), &["pod", "is"])?;
+            let pod = pod(reader, &at, &inner, names)?;
+            let event = is(reader, &at, &inner, "`is: CONTAINER started`")?;
+            Some(Event::Happened(
+                pod,
+                expect::life_event(reader, &event, names, pod)?,
+            ))
+        }
+        _ => {
+            let (from, port) = connection(reader, at, names)?;
+            Some(Event::Connection { from, port })
+        }
+    }
+}
+
+/// `{from: POD/PROCESS, port: PORT}`.
+fn connection(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<(Target, NonZeroU16)> {
+    let inner = reader.map(at.clone(), &["from", "port"])?;
+    let from = from(reader, &at, &inner, names);
+    let port = inner
+        .get("port")
+        .and_then(|at| reader.parsed(at, "write a port from 1 to 65535"));
+    if port.is_none() {
+        reader.wrong(&at, "no `port`", "write `{from: POD/PROCESS, port: PORT}`");
+    }
+    Some((from?.target, port?))
+}
+
+fn is<'v>(reader: &Reader<'_>, at: &At<'_>, fields: &Fields<'v>, example: &str) -> Option<At<'v>> {
+    let found = fields.get("is");
+    if found.is_none() {
+        reader.wrong(at, "no `is`", &format!("write {example}"));
+    }
+    found
 }

@@ -1,4 +1,4 @@
-//! 15020: `/healthz/ready`, `/stats/prometheus`, `/quitquitquit`; and the watch over the data plane's readiness.
+//! 15020: `/healthz/ready`, `/app-health/…`, `/stats/prometheus`, `/quitquitquit`; and the watch over the data plane's readiness.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::Shared;
 use crate::within::within;
 
-const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15090);
 
 /// How long one question may take: the `timeoutSeconds` of Istio's readiness probe.
@@ -72,6 +72,11 @@ async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<B
                 text(StatusCode::SERVICE_UNAVAILABLE, why)
             }
         },
+        (_, path) if path.starts_with("/app-health/") => {
+            let (status, body) =
+                super::app_health::answer(&shared.probers, &shared.events, &shared.args.node_id, path).await;
+            text(status, body)
+        }
         (_, "/stats/prometheus" | "/metrics") => text(StatusCode::OK, metrics(shared).await),
         (&Method::POST, "/quitquitquit") => {
             shared.quit.send_replace(true);
@@ -148,7 +153,7 @@ pub(super) async fn watch(shared: Rc<Shared>) {
     }
 }
 
-async fn get(host: SocketAddr, path: &str) -> Result<(StatusCode, String), String> {
+pub(super) async fn get(host: SocketAddr, path: &str) -> Result<(StatusCode, String), String> {
     let words = |error: &dyn std::error::Error| error.to_string();
     let ask = async {
         let stream = TcpStream::connect(host).await.map_err(|error| words(&error))?;

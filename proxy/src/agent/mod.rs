@@ -1,5 +1,7 @@
 //! The agent: starts and supervises the data plane, relays xDS to it, answers for its health, and merges metrics.
 
+mod app_health;
+mod drain;
 mod envoy;
 mod events;
 mod health;
@@ -38,6 +40,9 @@ pub enum Error {
     /// The data plane.
     #[error("starting the data plane")]
     DataPlane(#[source] std::io::Error),
+    /// What it was told about the app's probes.
+    #[error("--app-probers")]
+    Probers(#[source] serde_json::Error),
     /// Envoy's bootstrap.
     #[error("writing Envoy's bootstrap to a temporary file")]
     Bootstrap(#[source] std::io::Error),
@@ -63,6 +68,8 @@ impl Shared {
 pub(crate) struct Shared {
     pub(crate) args: AgentArgs,
     pub(crate) events: Events,
+    /// What is done for `/app-health/…`.
+    pub(crate) probers: app_health::Probers,
     /// What is the data plane, if it is not this program.
     pub(crate) envoy: Option<Envoy>,
     pub(crate) life: Cell<Life>,
@@ -77,6 +84,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let bind = |address| crate::serve::bind(address).map_err(|source| Error::Bind { address, source });
     let (xds, status) = (bind(XDS)?, bind(STATUS)?);
     let events = Events::open(args.events_fd);
+    let probers = app_health::read(args.app_probers.as_deref()).map_err(Error::Probers)?;
     let bootstrap = Bootstrap {
         concurrency: args.concurrency,
         ..Bootstrap::istio(&args.node_id)
@@ -90,6 +98,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let shared = Rc::new(Shared {
         args,
         events,
+        probers,
         envoy,
         life: Cell::new(Life::default()),
         moved: watch::Sender::new(0),
@@ -102,9 +111,10 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let status = tokio::task::spawn_local(health::serve(Rc::clone(&shared), status));
     let watch = tokio::task::spawn_local(health::watch(Rc::clone(&shared)));
     let mut quitting = shared.quit.subscribe();
+    let draining = Rc::clone(&shared);
     let ended = supervise::run(&shared, exec, async move {
         tokio::select! {
-            () = stop => {}
+            () = async { stop.await; drain::drain(&draining.args).await; } => {}
             _ = quitting.wait_for(|quit| *quit) => {}
         }
     })

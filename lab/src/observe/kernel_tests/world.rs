@@ -249,6 +249,7 @@ impl Actor {
             protocol,
             local,
             remote,
+            carries: true,
         }
     }
 }

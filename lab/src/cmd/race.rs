@@ -1,0 +1,309 @@
+//! `lab race FILE`: every order in which the events of a pod's start can come, each in a mesh of its own, some at a time.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::run::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
+use crate::engine::wire::RunRequest;
+use crate::exit::Exit;
+use crate::race::decide::{Deciding, Seen, decide};
+use crate::race::orders::Problem;
+use crate::race::{order_text, parse_order};
+use crate::report::human::Detail;
+use crate::report::race::{RaceReport, Ran, Row, document, human};
+use crate::report::terminal;
+use crate::report::{LabError, Outcome, ScenarioReport, StepReport};
+use crate::scenario::model::ProxyKind;
+use crate::scenario::race::{Event, Race};
+use crate::world::preflight;
+
+/// Run every order in which a pod's start can go, and say what decides
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Race file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Run only this order, as the matrix has it: names joined by commas
+    #[arg(long, value_name = "ORDER", conflicts_with_all = ["max", "seed"])]
+    replay: Option<String>,
+    /// Run at most this many orders, drawn at random
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max: Option<u32>,
+    /// What the drawing begins with
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// How many orders run at the same time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
+    /// What is written
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+pub(super) fn run(args: Args) -> Exit {
+    let (text, race) = match crate::scenario::load_race(&args.file) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            terminal::complain(&format!("{}\n", error.render()));
+            return Exit::Usage;
+        }
+    };
+    let problem = problem(&race);
+    let (orders, kinds, chosen) = match chosen(&args, &race, &problem) {
+        Ok(chosen) => chosen,
+        Err(why) => {
+            terminal::complain(&format!("error: --replay: {why}\n"));
+            return Exit::Usage;
+        }
+    };
+    if let Err(missing) = preflight::check() {
+        terminal::complain(&format!("error: {missing}\n"));
+        return Exit::Machine;
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            terminal::complain(&format!("error: starting the runtime: {error}\n"));
+            return Exit::Lab;
+        }
+    };
+    let file = args.file.display().to_string();
+    let ended = runtime.block_on(async {
+        let envoy = find_envoy(race.scenario.has(ProxyKind::Envoy), None).await?;
+        let request = request_of(file.clone(), text, &race.scenario, envoy.as_ref());
+        Ok(run_all(&request, &orders, args.jobs).await)
+    });
+    let (ran, exit) = match ended {
+        Ok(ended) => ended,
+        Err(exit) => return exit,
+    };
+    let report = RaceReport {
+        name: race.scenario.name.clone(),
+        file,
+        pod: race.scenario.pod(race.pod).name.clone(),
+        orders: problem.count(),
+        kinds,
+        ran: chosen,
+        decides: if chosen == Ran::Replayed {
+            Vec::new()
+        } else {
+            decides(&race, &orders, &ran)
+        },
+        rows: orders
+            .iter()
+            .zip(&ran)
+            .map(|(order, ran)| row(&race, order, ran.as_ref()))
+            .collect(),
+    };
+    terminal::print(&match args.output {
+        Format::Human => human(&report),
+        Format::Json => format!("{:#}\n", document(&report)),
+    });
+    ran.iter()
+        .fold(exit, |exit, ran| exit.worse(exit_of(ran.as_ref())))
+}
+
+/// A request that ends badly is what a race is about; only what could not be seen, or done, is a failure.
+fn exit_of(ran: Option<&ScenarioReport>) -> Exit {
+    let Some(report) = ran else { return Exit::Lab };
+    if report.error.is_some() {
+        return report.exit();
+    }
+    report.steps.iter().fold(Exit::Held, |worst, step| {
+        worst.worse(match step.result {
+            Outcome::Pass | Outcome::Fail => Exit::Held,
+            Outcome::Unobserved => Exit::Unobserved,
+            Outcome::Error => Exit::Lab,
+        })
+    })
+}
+
+fn problem(race: &Race) -> Problem {
+    let requests = race.events.iter().enumerate();
+    let requests = requests.filter(|(_, event)| matches!(event, Event::Request(_)));
+    Problem {
+        number: race.events.len(),
+        requests: requests.map(|(index, _)| index).collect(),
+        before: race.before.clone(),
+    }
+}
+
+type Chosen = (Vec<Vec<usize>>, usize, Ran);
+
+/// The orders to run, how many kinds there are, and which these are.
+fn chosen(args: &Args, race: &Race, problem: &Problem) -> Result<Chosen, String> {
+    if let Some(text) = &args.replay {
+        let order = parse_order(race, text)?;
+        return Ok((vec![order], problem.kinds().len(), Ran::Replayed));
+    }
+    let mut orders = problem.kinds();
+    let kinds = orders.len();
+    let most = args
+        .max
+        .and_then(|max| usize::try_from(max).ok())
+        .unwrap_or(kinds);
+    if most >= kinds {
+        return Ok((orders, kinds, Ran::All));
+    }
+    let mut random = fastrand::Rng::with_seed(args.seed);
+    random.shuffle(&mut orders);
+    orders.truncate(most);
+    orders.sort();
+    Ok((orders, kinds, Ran::Drawn(args.seed)))
+}
+
+async fn run_all(
+    request: &RunRequest,
+    orders: &[Vec<usize>],
+    jobs: u16,
+) -> (Vec<Option<ScenarioReport>>, Exit) {
+    let mut reports: Vec<Option<ScenarioReport>> = orders.iter().map(|_| None).collect();
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            terminal::complain(&format!("error: catching signals: {error}\n"));
+            return (reports, Exit::Lab);
+        }
+    };
+    let (stop, stopped) = watch::channel(Stop::No);
+    let mut exit = Exit::Held;
+    let mut waiting: VecDeque<usize> = (0..orders.len()).collect();
+    let mut running: JoinSet<(usize, Result<ScenarioReport, LabError>)> = JoinSet::new();
+    loop {
+        while running.len() < usize::from(jobs) && *stopped.borrow() == Stop::No {
+            let Some(index) = waiting.pop_front() else { break };
+            let request = RunRequest {
+                order: Some(orders[index].clone()),
+                ..request.clone()
+            };
+            let stopped = stopped.clone();
+            running.spawn(async move { (index, run_one(request, stopped).await) });
+        }
+        tokio::select! {
+            ended = running.join_next() => match ended {
+                None => break,
+                Some(Ok((index, Ok(report)))) => reports[index] = Some(report),
+                Some(Ok((_, Err(error)))) => {
+                    terminal::complain(&format!("error: {}\n", error.message));
+                    exit = exit.worse(if error.machine { Exit::Machine } else { Exit::Lab });
+                }
+                Some(Err(error)) => {
+                    terminal::complain(&format!("error: a run ended abnormally: {error}\n"));
+                    exit = exit.worse(Exit::Lab);
+                }
+            },
+            signalled = signals.next() => {
+                exit = exit.worse(signalled);
+                stop.send_modify(|stop| *stop = stop.harder());
+            }
+        }
+    }
+    (reports, exit)
+}
+
+async fn run_one(request: RunRequest, stopped: watch::Receiver<Stop>) -> Result<ScenarioReport, LabError> {
+    let show = Show {
+        live: false,
+        detail: Detail::Brief,
+    };
+    let mut steps = Steps {
+        ended: Vec::new(),
+        up: None,
+    };
+    drive(request, show, stopped, &mut steps).await
+}
+
+fn requests<'r>(race: &Race, order: &[usize], ran: &'r ScenarioReport) -> Vec<(usize, &'r StepReport)> {
+    order
+        .iter()
+        .copied()
+        .zip(&ran.steps)
+        .filter(|(index, _)| matches!(race.events[*index], Event::Request(_)))
+        .collect()
+}
+
+fn row(race: &Race, order: &[usize], ran: Option<&ScenarioReport>) -> Row {
+    let requests = match ran {
+        None => Err("it was not run to its end".to_owned()),
+        Some(ran) => match &ran.error {
+            Some(error) => Err(error.message.clone()),
+            None => Ok(requests(race, order, ran)
+                .into_iter()
+                .map(|(_, step)| step.clone())
+                .collect()),
+        },
+    };
+    Row {
+        order: order_text(race, order),
+        requests,
+    }
+}
+
+/// What decides, for each request, in words.
+fn decides(race: &Race, orders: &[Vec<usize>], ran: &[Option<ScenarioReport>]) -> Vec<(String, String)> {
+    let all = race.events.iter().enumerate();
+    all.filter_map(|(index, event)| match event {
+        Event::Request(step) => Some((index, step.name.clone())),
+        Event::Gate { .. } => None,
+    })
+    .map(|(request, name)| {
+        let rows: Vec<Seen> = orders
+            .iter()
+            .zip(ran)
+            .filter_map(|(order, ran)| seen(race, request, order, ran.as_ref()?))
+            .collect();
+        let words = words(race, request, &decide(&rows), rows.len());
+        (name, words)
+    })
+    .collect()
+}
+
+/// An order as one request saw it; none if how it ended is not known.
+fn seen(race: &Race, request: usize, order: &[usize], ran: &ScenarioReport) -> Option<Seen> {
+    let (_, step) = requests(race, order, ran)
+        .into_iter()
+        .find(|(index, _)| *index == request)?;
+    let place = order.iter().position(|event| *event == request)?;
+    let before = |event| order[..place].contains(&event);
+    match step.result {
+        Outcome::Pass | Outcome::Fail => Some(Seen {
+            before: (0..race.events.len()).map(before).collect(),
+            good: step.result == Outcome::Pass,
+        }),
+        Outcome::Unobserved | Outcome::Error => None,
+    }
+}
+
+fn words(race: &Race, request: usize, deciding: &Deciding, rows: usize) -> String {
+    let name = race.events[request].name();
+    match deciding {
+        _ if rows == 0 => "not known: no order was seen to its end".to_owned(),
+        Deciding::Nothing { good: true } => "good in every order that was run".to_owned(),
+        Deciding::Nothing { good: false } => "bad in every order that was run".to_owned(),
+        Deciding::NotTheOrder => {
+            "the order does not decide it: the same events came before, and it ended differently".to_owned()
+        }
+        Deciding::GoodWhen(ways) => {
+            let literal = |(event, before): &(usize, bool)| {
+                let event = race.events[*event].name();
+                if *before {
+                    format!("{event} before {name}")
+                } else {
+                    format!("{name} before {event}")
+                }
+            };
+            let way = |way: &Vec<(usize, bool)>| way.iter().map(literal).collect::<Vec<_>>().join(" and ");
+            let ways: Vec<String> = ways.iter().map(way).collect();
+            format!("good if and only if {}", ways.join(", or "))
+        }
+    }
+}
