@@ -10,7 +10,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Child;
 
 use crate::options::Group;
-use crate::render::restore::{Line, lines, rule_text};
+use crate::render::Line;
+use crate::render::restore::{lines, rule_text};
 use crate::rule::{Is, Match};
 use crate::ruleset::{Family, Owns, Ruleset};
 
@@ -162,14 +163,14 @@ impl Tool {
 
     fn restore(&self, family: Family) -> &Path {
         match family {
-            Family::V4 => &self.restore,
+            Family::V4 | Family::Inet => &self.restore,
             Family::V6 => &self.restore_v6,
         }
     }
 
     fn save(&self, family: Family) -> &Path {
         match family {
-            Family::V4 => &self.save,
+            Family::V4 | Family::Inet => &self.save,
             Family::V6 => &self.save_v6,
         }
     }

@@ -10,8 +10,9 @@ use std::process::{Child, Stdio};
 use iptables::apply::{Applied, Error, Spawn, Tool, apply, read, reapply};
 use iptables::generate::generate;
 use iptables::kube_proxy::{self, Service};
-use iptables::options::{Group, Interception, OwnerGroups, Port, Raw, Start};
+use iptables::options::{Backend, Group, Interception, OwnerGroups, Port, Raw, Start};
 use iptables::raw::Text;
+use iptables::render::nft;
 use iptables::render::restore::{render, rule_text};
 use iptables::rule::Protocol;
 use iptables::ruleset::{Family, Ruleset, Table};
@@ -274,6 +275,32 @@ fn whatever_the_options_the_tool_takes_the_rules() {
                     String::from_utf8_lossy(&output.stderr)
                 );
             }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn whatever_the_options_nft_takes_the_rules() {
+    let namespace = Namespace::new();
+    let mut runner = TestRunner::new(Config {
+        cases: 150,
+        ..Config::default()
+    });
+    runner
+        .run(&options(), |options| {
+            let text = nft::render(&generate(&Interception {
+                backend: Backend::Nftables,
+                ..options
+            }));
+            let mut child = namespace.command("nft", &["--check", "-f", "-"]).spawn().unwrap();
+            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            prop_assert!(
+                output.status.success(),
+                "{text}\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             Ok(())
         })
         .unwrap();

@@ -2,17 +2,9 @@
 
 use std::fmt::Display;
 
+use super::Line;
 use crate::rule::{Is, Match, Rule, Target};
 use crate::ruleset::{ChainId, Family, Owns, Place, Recorded, Ruleset, Table};
-
-/// One line of the input, and the rule it came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line<'a> {
-    /// The text, without its newline.
-    pub text: String,
-    /// The rule, where the line is one.
-    pub rule: Option<&'a Rule>,
-}
 
 /// The whole input for one family; empty when the family has no rules.
 pub fn render(ruleset: &Ruleset, family: Family) -> String {
@@ -26,8 +18,8 @@ pub fn render(ruleset: &Ruleset, family: Family) -> String {
 pub fn lines(ruleset: &Ruleset, family: Family) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     for table in ruleset.tables(family) {
-        lines.push(bare(format!("*{table}")));
-        lines.extend(declarations(ruleset, family, table).into_iter().map(bare));
+        lines.push(Line::bare(format!("*{table}")));
+        lines.extend(declarations(ruleset, family, table).into_iter().map(Line::bare));
         let recorded = ruleset
             .recorded(family)
             .iter()
@@ -39,15 +31,11 @@ pub fn lines(ruleset: &Ruleset, family: Family) -> Vec<Line<'_>> {
         lines.extend(
             ruleset
                 .retired(family, table)
-                .map(|chain| bare(format!("-X {}", chain.name()))),
+                .map(|chain| Line::bare(format!("-X {}", chain.name()))),
         );
-        lines.push(bare("COMMIT".to_owned()));
+        lines.push(Line::bare("COMMIT".to_owned()));
     }
     lines
-}
-
-fn bare<'a>(text: String) -> Line<'a> {
-    Line { text, rule: None }
 }
 
 fn declarations(ruleset: &Ruleset, family: Family, table: Table) -> Vec<String> {
