@@ -139,6 +139,7 @@ pub struct Ruleset {
     recorded: BTreeMap<Family, Vec<Recorded>>,
     empty: Vec<(Family, ChainId)>,
     retired: Vec<(Family, ChainId)>,
+    dropping: Vec<(Family, ChainId)>,
 }
 
 impl Ruleset {
@@ -149,6 +150,7 @@ impl Ruleset {
             recorded: BTreeMap::new(),
             empty: Vec::new(),
             retired: Vec::new(),
+            dropping: Vec::new(),
         }
     }
 
@@ -178,6 +180,18 @@ impl Ruleset {
     /// Names a chain that may stay empty.
     pub fn declare(&mut self, family: Family, chain: ChainId) {
         self.empty.push((family, chain));
+    }
+
+    /// Gives a built-in chain the policy DROP.
+    pub fn drop_by_policy(&mut self, family: Family, chain: ChainId) {
+        self.dropping.push((family, chain));
+    }
+
+    /// Whether a chain's policy is DROP.
+    pub fn drops_by_policy(&self, family: Family, chain: &ChainId) -> bool {
+        self.dropping
+            .iter()
+            .any(|(of, dropping)| *of == family && dropping == chain)
     }
 
     /// Removes the chains of `previous` that this ruleset no longer has.
@@ -260,6 +274,11 @@ impl Ruleset {
             .filter(|(of, _)| *of == family)
             .for_each(|(_, chain)| add(chain));
         chains
+    }
+
+    /// Whether a chain has rules, is jumped to, or is declared.
+    pub fn has(&self, family: Family, chain: &ChainId) -> bool {
+        self.chains(family, chain.table).contains(chain)
     }
 
     /// A chain's rules as the kernel will hold them, `-I` carried out.

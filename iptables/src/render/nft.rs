@@ -144,6 +144,7 @@ fn rank(each: &Match) -> u8 {
         Match::Source(_) | Match::Destination(_) => 4,
         Match::SourcePort(_) | Match::DestinationPort(_) | Match::DestinationPorts(_) => PORTS,
         Match::OwnerUid(_) | Match::OwnerGid(_) => 6,
+        Match::Comment(_) | Match::Unknown(_) => 7,
     }
 }
 
@@ -209,6 +210,8 @@ fn match_text(each: &Match, protocol: Option<Protocol>) -> String {
             either("ct state", &is)
         }
         Match::OneIn(count) => format!("numgen random mod {count} 0"),
+        Match::Comment(text) => format!("comment {text:?}"),
+        Match::Unknown(text) => text.clone(),
     }
 }
 
@@ -248,5 +251,7 @@ fn target_text(target: &Target, family: &str) -> String {
         Target::Zone(zone) => format!("ct zone set {zone}"),
         Target::Dnat(to) => format!("dnat {family} to {to}"),
         Target::Masquerade => "masquerade random".to_owned(),
+        Target::Continue => String::new(),
+        Target::Unknown(text) => text.clone(),
     }
 }

@@ -77,7 +77,11 @@ fn recorded_text(each: &Recorded) -> String {
 /// A rule without its chain: `-p tcp --dport 15008 -j RETURN`.
 pub fn rule_text(rule: &Rule) -> String {
     let mut words: Vec<String> = rule.matches.iter().map(match_text).collect();
-    words.push(format!("-j {}", target_text(&rule.target)));
+    if let Target::Unknown(text) = &rule.target {
+        words.push(text.clone());
+    } else if rule.target != Target::Continue {
+        words.push(format!("-j {}", target_text(&rule.target)));
+    }
     words.join(" ")
 }
 
@@ -88,7 +92,8 @@ fn either<T>(prefix: &str, option: &str, is: &Is<T>, show: impl Fn(&T) -> String
     }
 }
 
-fn match_text(each: &Match) -> String {
+/// A condition: `! -d 127.0.0.1/32`.
+pub fn match_text(each: &Match) -> String {
     match each {
         Match::InInterface(is) => either("", "-i", is, ToString::to_string),
         Match::OutInterface(is) => either("", "-o", is, ToString::to_string),
@@ -108,6 +113,8 @@ fn match_text(each: &Match) -> String {
             "-m statistic --mode random --probability {:.10}",
             1.0 / f64::from(count.get())
         ),
+        Match::Comment(text) => format!("-m comment --comment {text:?}"),
+        Match::Unknown(text) => text.clone(),
     }
 }
 
@@ -136,5 +143,7 @@ fn target_text(target: &Target) -> String {
         Target::Zone(zone) => format!("CT --zone {zone}"),
         Target::Dnat(to) => format!("DNAT --to-destination {to}"),
         Target::Masquerade => "MASQUERADE --random-fully".to_owned(),
+        Target::Continue => String::new(),
+        Target::Unknown(text) => text.clone(),
     }
 }
