@@ -248,6 +248,11 @@ pub async fn reapply(
 pub struct Snapshot(Vec<String>);
 
 impl Snapshot {
+    /// As text, one line each.
+    pub fn text(&self) -> String {
+        self.0.iter().map(|line| format!("{line}\n")).collect()
+    }
+
     /// The lines that are rules.
     pub fn rules(&self) -> impl Iterator<Item = &str> {
         self.0

@@ -8,12 +8,14 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use iptables::apply::{Applied, Error, Spawn, Tool, apply, read, reapply};
+use iptables::diff::diff;
 use iptables::generate::generate;
 use iptables::kube_proxy::{self, Service};
 use iptables::options::{Backend, Group, Interception, OwnerGroups, Port, Raw, Start};
+use iptables::parse::save::parse;
 use iptables::raw::Text;
-use iptables::render::nft;
 use iptables::render::restore::{render, rule_text};
+use iptables::render::{nft, save};
 use iptables::rule::Protocol;
 use iptables::ruleset::{Family, Ruleset, Table};
 use proptest::collection::vec;
@@ -329,4 +331,46 @@ fn the_default_has_the_nine_rules_of_istio_output() {
             "-j ISTIO_REDIRECT",
         ]
     );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_the_tool_saves_is_foreseen_and_read_back() {
+    let tool = Tool::find().unwrap();
+    for yaml in [
+        "{}",
+        "{mode: TPROXY, enableIPv6: true, redirectDNS: true, captureAllDNS: true, dropInvalid: true}",
+        "{enableIPv6: true, redirectDNS: true, dnsServersV4: [10.96.0.10], dnsServersV6: ['fd00::a'], rerouteVirtualInterfaces: 'a0,b0'}",
+        "{includeOutboundOwnerGroups: '1,2,3', excludeInterfaces: eth1, includeOutboundIPRanges: '10.1.2.3/8,127.0.0.0/8'}",
+    ] {
+        let namespace = Namespace::new();
+        let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+        let ruleset = generate(&resolve(yaml));
+        apply(&tool, &ruleset, spawn).await.unwrap();
+        for family in [Family::V4, Family::V6] {
+            let kernel = read(&tool, &[family], spawn).await.unwrap().text();
+            if ruleset.is_empty(family) {
+                continue;
+            }
+            // The order of tables is the tool's own affair.
+            let rules = |text: &str| -> Vec<Vec<String>> {
+                let mut tables: Vec<Vec<String>> = Vec::new();
+                for line in text.lines().filter(|line| line.starts_with(['*', '-'])) {
+                    if line.starts_with('*') {
+                        tables.push(Vec::new());
+                    }
+                    tables.last_mut().unwrap().push(line.to_owned());
+                }
+                tables.sort();
+                tables
+            };
+            assert_eq!(rules(&save::render(&ruleset, family)), rules(&kernel), "{yaml}");
+            let parsed = parse(&kernel, family).unwrap();
+            assert_eq!(parsed.unknown, [], "{yaml}");
+            let other: Vec<_> = diff(&ruleset, &parsed.ruleset)
+                .into_iter()
+                .filter(|each| each.family == family)
+                .collect();
+            assert_eq!(other, [], "{yaml}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod nft;
 pub mod restore;
+pub mod save;
 
 use crate::rule::Rule;
 
