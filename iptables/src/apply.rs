@@ -9,9 +9,12 @@ use std::process::{Command as Std, ExitStatus, Output, Stdio};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Child;
 
+use crate::diff::diff;
 use crate::options::Group;
-use crate::render::Line;
+use crate::parse::save;
+use crate::reconcile;
 use crate::render::restore::{lines, rule_text};
+use crate::render::{Line, nft};
 use crate::rule::{Is, Match};
 use crate::ruleset::{Family, Owns, Ruleset};
 
@@ -35,6 +38,12 @@ pub enum ToolError {
     Missing {
         /// Which program.
         program: &'static str,
+        /// Where.
+        searched: String,
+    },
+    /// No nft.
+    #[error("looked for nft in {searched} and found none: apt-get install nftables")]
+    NoNft {
         /// Where.
         searched: String,
     },
@@ -109,6 +118,14 @@ pub enum Error {
         /// Its words.
         said: String,
     },
+    /// The tool printed what is not its format.
+    #[error("{} printed what could not be read:\n{}", program.display(), mistakes.join("\n"))]
+    Unread {
+        /// The program.
+        program: PathBuf,
+        /// Each line that is wrong.
+        mistakes: Vec<String>,
+    },
     /// Other rules are there.
     #[error("other rules are already loaded, remove them first:\n{}", difference.join("\n"))]
     Different {
@@ -129,10 +146,7 @@ pub enum Applied {
 impl Tool {
     /// Searches `$PATH`, `/usr/sbin` and `/sbin`. Runs `--version` where a name does not tell the variant; call it once.
     pub fn find() -> Result<Self, ToolError> {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-        let directories: Vec<PathBuf> = env::split_paths(&path).chain(extra).collect();
-        Self::find_in(&directories)
+        Self::find_in(&directories())
     }
 
     fn find_in(directories: &[PathBuf]) -> Result<Self, ToolError> {
@@ -140,11 +154,7 @@ impl Tool {
             if let Some(path) = locate(directories, nft) {
                 return Ok(path);
             }
-            let searched = directories
-                .iter()
-                .map(|each| each.display().to_string())
-                .collect::<Vec<_>>()
-                .join(":");
+            let searched = joined(directories);
             let path = locate(directories, program).ok_or(ToolError::Missing { program, searched })?;
             let version = version(&path)?;
             if version.contains("nf_tables") {
@@ -174,6 +184,17 @@ impl Tool {
             Family::V6 => &self.save_v6,
         }
     }
+}
+
+fn directories() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(extra).collect()
+}
+
+fn joined(directories: &[PathBuf]) -> String {
+    let all = directories.iter().map(|each| each.display().to_string());
+    all.collect::<Vec<_>>().join(":")
 }
 
 fn locate(directories: &[PathBuf], program: &str) -> Option<PathBuf> {
@@ -226,6 +247,183 @@ pub async fn load(tool: &Tool, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<()
         restore(tool.restore(family), &lines(ruleset, family), spawn).await?;
     }
     Ok(())
+}
+
+/// What [`install`] and [`install_nft`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Installed {
+    /// The rules were there already, in this order.
+    AlreadyThere,
+    /// There were none, and now there are.
+    Loaded,
+    /// Others were there, and were replaced.
+    Replaced,
+}
+
+/// What to do about other interception rules that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// Refuse, with the difference.
+    Refuse,
+    /// Replace them.
+    Replace,
+}
+
+/// Loads `ruleset` beside the rules of others, or finds it there. Rules are compared in order; those of others are neither
+/// looked at nor touched.
+pub async fn install(
+    tool: &Tool,
+    ruleset: &Ruleset,
+    others: Others,
+    spawn: Spawn<'_>,
+) -> Result<Installed, Error> {
+    refuse_group_names(ruleset)?;
+    let own = own_part(tool, ruleset, spawn).await?;
+    let difference = diff(ruleset, &own);
+    if difference.is_empty() {
+        return Ok(Installed::AlreadyThere);
+    }
+    let is_clean = [Family::V4, Family::V6]
+        .iter()
+        .all(|&family| own.is_empty(family));
+    if !is_clean && others == Others::Refuse {
+        let difference = difference.iter().map(ToString::to_string).collect();
+        return Err(Error::Different { difference });
+    }
+    for family in [Family::V4, Family::V6] {
+        if !(own.is_empty(family) && ruleset.is_empty(family)) {
+            let lines = reconcile::replacement(&own, ruleset, family);
+            restore(tool.restore(family), &lines, spawn).await?;
+        }
+    }
+    Ok(if is_clean {
+        Installed::Loaded
+    } else {
+        Installed::Replaced
+    })
+}
+
+/// Removes what [`install`] put there, and nothing else; gives what it removed.
+pub async fn remove(tool: &Tool, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<Ruleset, Error> {
+    let own = own_part(tool, ruleset, spawn).await?;
+    let nothing = Ruleset::new(Owns::NewChains);
+    for family in families(&own) {
+        let lines = reconcile::replacement(&own, &nothing, family);
+        restore(tool.restore(family), &lines, spawn).await?;
+    }
+    Ok(own)
+}
+
+/// The interception rules that are there: `ruleset`'s, or others with Istio's names.
+pub async fn own_part(tool: &Tool, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<Ruleset, Error> {
+    let mut live = Ruleset::new(Owns::NewChains);
+    for family in [Family::V4, Family::V6] {
+        let text = read(tool, &[family], spawn).await?.text();
+        let parsed = save::parse(&text, family).map_err(|mistakes| Error::Unread {
+            program: tool.save(family).to_owned(),
+            mistakes: mistakes.iter().map(ToString::to_string).collect(),
+        })?;
+        live.extend(parsed.ruleset);
+    }
+    Ok(reconcile::own_part(&live, ruleset))
+}
+
+/// `nft` on this machine.
+pub fn find_nft() -> Result<PathBuf, ToolError> {
+    let directories = directories();
+    locate(&directories, "nft").ok_or_else(|| ToolError::NoNft {
+        searched: joined(&directories),
+    })
+}
+
+/// Loads `ruleset` by `nft`, or finds it there. What is loaded is compared as `nft` lists it, so the wanted rules are loaded
+/// first where `scratch` starts its programs: a namespace without rules.
+pub async fn install_nft(
+    nft: &Path,
+    ruleset: &Ruleset,
+    others: Others,
+    spawn: Spawn<'_>,
+    scratch: Spawn<'_>,
+) -> Result<Installed, Error> {
+    let difference = difference_nft(nft, ruleset, spawn, scratch).await?;
+    if difference.is_empty() {
+        return Ok(Installed::AlreadyThere);
+    }
+    let is_clean = difference.iter().all(|line| line.starts_with('-'));
+    if !is_clean && others == Others::Refuse {
+        return Err(Error::Different { difference });
+    }
+    let text = without_tables() + &nft::render(ruleset);
+    feed_nft(nft, text, spawn).await?;
+    Ok(if is_clean {
+        Installed::Loaded
+    } else {
+        Installed::Replaced
+    })
+}
+
+/// What the tables of Istio's layout have otherwise than `ruleset`, line by line.
+pub async fn difference_nft(
+    nft: &Path,
+    ruleset: &Ruleset,
+    spawn: Spawn<'_>,
+    scratch: Spawn<'_>,
+) -> Result<Vec<String>, Error> {
+    refuse_group_names(ruleset)?;
+    feed_nft(nft, without_tables() + &nft::render(ruleset), scratch).await?;
+    let (want, have) = (list_nft(nft, scratch).await?, list_nft(nft, spawn).await?);
+    match verify(&want, &have) {
+        Ok(()) => Ok(Vec::new()),
+        Err(Error::Different { difference }) => Ok(difference),
+        Err(other) => Err(other),
+    }
+}
+
+/// Deletes the tables of Istio's layout; gives the rules that were there.
+pub async fn remove_nft(nft: &Path, spawn: Spawn<'_>) -> Result<Snapshot, Error> {
+    let there = list_nft(nft, spawn).await?;
+    feed_nft(nft, without_tables(), spawn).await?;
+    Ok(there)
+}
+
+/// A table that is not there cannot be deleted, so it is made first.
+fn without_tables() -> String {
+    nft::table_names()
+        .map(|name| format!("add table inet {name}\ndelete table inet {name}\n"))
+        .collect()
+}
+
+/// The tables of Istio's layout, each line with its chain.
+async fn list_nft(nft: &Path, spawn: Spawn<'_>) -> Result<Snapshot, Error> {
+    let arguments = ["--stateless", "--numeric", "list", "ruleset", "inet"].map(OsStr::new);
+    let output = run(nft, &arguments, String::new(), spawn).await?;
+    if !output.status.success() {
+        return Err(failed(nft, &output));
+    }
+    let (mut lines, mut table, mut chain) = (Vec::new(), None, String::new());
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["table", "inet", name, "{"] => table = nft::table_names().find(|own| own == name),
+            ["chain", name, "{"] => (*name).clone_into(&mut chain),
+            ["}"] | [] => {}
+            words => {
+                if let Some(table) = &table {
+                    lines.push(format!("{table} {chain} {}", words.join(" ")));
+                }
+            }
+        }
+    }
+    Ok(Snapshot(lines))
+}
+
+async fn feed_nft(nft: &Path, text: String, spawn: Spawn<'_>) -> Result<(), Error> {
+    let output = run(nft, &[OsStr::new("-f"), OsStr::new("-")], text, spawn).await?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(failed(nft, &output))
+    }
 }
 
 /// Compares the kernel with what `ruleset`'s apply left there, and applies it where there is nothing at all.

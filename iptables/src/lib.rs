@@ -13,6 +13,7 @@ pub mod packet;
 pub mod parse;
 pub mod raw;
 pub mod reach;
+pub mod reconcile;
 pub mod render;
 pub mod rule;
 pub mod ruleset;

@@ -182,6 +182,16 @@ impl Ruleset {
         self.empty.push((family, chain));
     }
 
+    /// Takes in what another ruleset has.
+    pub fn extend(&mut self, other: Self) {
+        for (family, recorded) in other.recorded {
+            self.recorded.entry(family).or_default().extend(recorded);
+        }
+        self.empty.extend(other.empty);
+        self.retired.extend(other.retired);
+        self.dropping.extend(other.dropping);
+    }
+
     /// Gives a built-in chain the policy DROP.
     pub fn drop_by_policy(&mut self, family: Family, chain: ChainId) {
         self.dropping.push((family, chain));

@@ -7,7 +7,10 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use iptables::apply::{Applied, Error, Spawn, Tool, apply, read, reapply};
+use iptables::apply::{
+    Applied, Error, Installed, Others, Spawn, Tool, apply, find_nft, install, install_nft, own_part, read,
+    reapply, remove, remove_nft,
+};
 use iptables::diff::diff;
 use iptables::generate::generate;
 use iptables::kube_proxy::{self, Service};
@@ -373,4 +376,82 @@ async fn what_the_tool_saves_is_foreseen_and_read_back() {
             assert_eq!(other, [], "{yaml}");
         }
     }
+}
+
+/// Rules of somebody else's, in chains that interception uses too.
+const FOREIGN: &str = "*nat\n:KUBE - [0:0]\n-A OUTPUT -d 10.9.9.9/32 -j KUBE\n-A KUBE -j RETURN\nCOMMIT\n*filter\n-A INPUT -i eth9 -j DROP\nCOMMIT\n";
+
+async fn saved(tool: &Tool, spawn: Spawn<'_>) -> Vec<String> {
+    let all = read(tool, &[Family::V4, Family::V6], spawn).await.unwrap();
+    all.rules().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn installed_twice_replaced_and_removed_beside_others_rules() {
+    let (namespace, tool) = (Namespace::new(), Tool::find().unwrap());
+    let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+    let mut foreign = namespace
+        .command("iptables-nft-restore", &["--noflush"])
+        .spawn()
+        .unwrap();
+    foreign
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(FOREIGN.as_bytes())
+        .unwrap();
+    assert!(foreign.wait().unwrap().success());
+    let before = saved(&tool, spawn).await;
+    let first = generate(&resolve(
+        "{mode: TPROXY, enableIPv6: true, excludeInterfaces: eth1}",
+    ));
+    let second = generate(&resolve(
+        "{excludeOutboundPorts: '8080', redirectDNS: true, captureAllDNS: true}",
+    ));
+    let loaded = install(&tool, &first, Others::Refuse, spawn).await.unwrap();
+    assert_eq!(loaded, Installed::Loaded);
+    let all = saved(&tool, spawn).await;
+    let again = install(&tool, &first, Others::Refuse, spawn).await.unwrap();
+    assert_eq!(again, Installed::AlreadyThere);
+    assert_eq!(saved(&tool, spawn).await, all);
+
+    let refused = install(&tool, &second, Others::Refuse, spawn).await.unwrap_err();
+    assert!(refused.to_string().contains("+ nat ISTIO_OUTPUT"), "{refused}");
+    assert_eq!(saved(&tool, spawn).await, all);
+
+    // What only the first's options can name is taken away by the first's options.
+    let removed = remove(&tool, &first, spawn).await.unwrap();
+    assert_eq!(diff(&first, &removed), []);
+    assert_eq!(saved(&tool, spawn).await, before);
+    install(&tool, &second, Others::Refuse, spawn).await.unwrap();
+    let third = generate(&resolve("excludeOutboundPorts: '9090'"));
+    let replaced = install(&tool, &third, Others::Replace, spawn).await.unwrap();
+    assert_eq!(replaced, Installed::Replaced);
+    assert_eq!(diff(&third, &own_part(&tool, &third, spawn).await.unwrap()), []);
+    remove(&tool, &third, spawn).await.unwrap();
+    assert_eq!(saved(&tool, spawn).await, before);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn nft_installed_twice_replaced_and_removed() {
+    let (namespace, empty, nft) = (Namespace::new(), Namespace::new(), find_nft().unwrap());
+    let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+    let scratch: Spawn<'_> = &|program, arguments| empty.spawn(program, arguments);
+    let first = generate(&resolve("{backend: nftables, mode: TPROXY, enableIPv6: true}"));
+    let second = generate(&resolve("{backend: nftables, excludeOutboundPorts: 80}"));
+    for want in [Installed::Loaded, Installed::AlreadyThere] {
+        let got = install_nft(&nft, &first, Others::Refuse, spawn, scratch).await;
+        assert_eq!(got.unwrap(), want);
+    }
+    let refused = install_nft(&nft, &second, Others::Refuse, spawn, scratch)
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("+ istio-proxy-"), "{refused}");
+    let replaced = install_nft(&nft, &second, Others::Replace, spawn, scratch).await;
+    assert_eq!(replaced.unwrap(), Installed::Replaced);
+    let listed = namespace.command("nft", &["list", "tables"]).output().unwrap();
+    assert_eq!(listed.stdout, b"table inet istio-proxy-nat\n");
+    remove_nft(&nft, spawn).await.unwrap();
+    let listed = namespace.command("nft", &["list", "ruleset"]).output().unwrap();
+    assert_eq!(listed.stdout, b"");
 }

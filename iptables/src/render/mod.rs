@@ -16,7 +16,7 @@ pub struct Line<'a> {
 }
 
 impl Line<'_> {
-    fn bare(text: String) -> Self {
+    pub(crate) fn bare(text: String) -> Self {
         Self { text, rule: None }
     }
 }
