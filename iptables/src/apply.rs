@@ -349,7 +349,7 @@ pub async fn install_nft(
     if difference.is_empty() {
         return Ok(Installed::AlreadyThere);
     }
-    let is_clean = difference.iter().all(|line| line.starts_with('-'));
+    let is_clean = list_nft(nft, spawn).await? == Snapshot(Vec::new());
     if !is_clean && others == Others::Refuse {
         return Err(Error::Different { difference });
     }

@@ -45,14 +45,18 @@ pub enum Change {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (table, chain) = (self.chain.table(), self.chain.name());
+        let family = match self.family {
+            Family::V4 | Family::Inet => "",
+            Family::V6 => "v6 ",
+        };
+        let place = format!("{family}{} {}", self.chain.table(), self.chain.name());
         match &self.change {
-            Change::ChainLost => write!(f, "- {table} {chain}"),
-            Change::ChainGained => write!(f, "+ {table} {chain}"),
-            Change::Lost(at, text) => write!(f, "- {table} {chain}#{at} {text}"),
-            Change::Gained(at, text) => write!(f, "+ {table} {chain}#{at} {text}"),
-            Change::Moved { from, to, text } => write!(f, "~ {table} {chain}#{from} -> #{to} {text}"),
-            Change::Policy => write!(f, "~ {table} {chain} has another policy"),
+            Change::ChainLost => write!(f, "- {place}"),
+            Change::ChainGained => write!(f, "+ {place}"),
+            Change::Lost(at, text) => write!(f, "- {place}#{at} {text}"),
+            Change::Gained(at, text) => write!(f, "+ {place}#{at} {text}"),
+            Change::Moved { from, to, text } => write!(f, "~ {place}#{from} -> #{to} {text}"),
+            Change::Policy => write!(f, "~ {place} has another policy"),
         }
     }
 }

@@ -266,6 +266,11 @@ impl Program {
         self.is_v6
     }
 
+    /// Whether `nft` loads these rules.
+    pub fn is_nft(&self) -> bool {
+        self.dialect == Dialect::Nftables
+    }
+
     /// Whether a packet without a socket passes `! --uid-owner`.
     pub(crate) fn strangers_are_not_owners(&self) -> bool {
         self.dialect == Dialect::Iptables

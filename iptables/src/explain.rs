@@ -1,14 +1,34 @@
-//! Why a rule did not match, in words.
+//! Rules and the reasons why they did not match, in words: those of the tool that loads them.
 
 use std::fmt::Display;
 
-use crate::evaluate::Live;
-use crate::render::restore::match_text;
+use crate::evaluate::{At, Event, Live, Program, Step};
+use crate::render::{nft, restore};
 use crate::rule::Match;
 
-/// "`-o lo`: it leaves by eth0".
-pub fn reason(failed: &Match, packet: &Live<'_>) -> String {
-    format!("`{}`: {}", match_text(failed), fact(failed, packet))
+/// A rule's text; `None` for a chain's end.
+pub fn rule(program: &Program, at: At) -> Option<String> {
+    let rule = program.rule(at)?;
+    Some(if program.is_nft() {
+        nft::rule_text(rule)
+    } else {
+        restore::rule_text(rule)
+    })
+}
+
+/// Why a rule was passed over: "`-o lo`: it leaves by eth0". `None` for a step that is no passing over.
+pub fn reason(program: &Program, step: &Step<'_>) -> Option<String> {
+    let Event::PassedOver(condition) = step.event else {
+        return None;
+    };
+    let rule = program.rule(step.at)?;
+    let failed = rule.matches.get(condition)?;
+    let text = if program.is_nft() {
+        nft::condition_text(failed, rule)
+    } else {
+        restore::match_text(failed)
+    };
+    Some(format!("`{text}`: {}", fact(failed, &step.packet)))
 }
 
 fn fact(failed: &Match, live: &Live<'_>) -> String {

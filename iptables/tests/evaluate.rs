@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use iptables::evaluate::{Event, Hop, Outcome, Program, evaluate};
+use iptables::evaluate::{Hop, Outcome, Program, evaluate};
 use iptables::explain::reason;
 use iptables::generate::generate;
 use iptables::options::{Interception, Interface, Raw, Start};
@@ -232,15 +232,7 @@ fn each_passed_over_rule_has_its_reason() {
         .visits
         .iter()
         .flat_map(|visit| &visit.steps)
-        .filter_map(|step| {
-            let Event::PassedOver(condition) = step.event else {
-                return None;
-            };
-            Some(reason(
-                &program.rule(step.at).unwrap().matches[condition],
-                &step.packet,
-            ))
-        })
+        .filter_map(|step| reason(&program, step))
         .collect();
     assert_eq!(
         reasons,
@@ -255,6 +247,18 @@ fn each_passed_over_rule_has_its_reason() {
             "`-d 127.0.0.1/32`: it goes to 10.96.0.5",
         ]
     );
+}
+
+#[test]
+fn reasons_are_in_the_words_of_the_tool() {
+    let program = program("backend: nftables", Family::Inet);
+    let packet = out(APP, Protocol::Tcp, "10.96.0.5:9080", "eth0");
+    let trace = evaluate(&program, &packet);
+    let first = trace.visits[0]
+        .steps
+        .iter()
+        .find_map(|step| reason(&program, step));
+    assert_eq!(first.unwrap(), "`oifname lo`: it leaves by eth0");
 }
 
 #[test]

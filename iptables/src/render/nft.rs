@@ -108,13 +108,7 @@ fn declaration(table: &str, chain: &ChainId) -> String {
 
 /// A rule without its chain: `meta l4proto tcp tcp dport 15008 counter return`.
 pub fn rule_text(rule: &Rule) -> String {
-    let protocol = rule.matches.iter().find_map(|each| {
-        if let Match::Protocol(Is::Exactly(protocol)) = each {
-            Some(*protocol)
-        } else {
-            None
-        }
-    });
+    let protocol = protocol_of(rule);
     let has_port = rule.matches.iter().any(|each| rank(each) == PORTS);
     let mut matches: Vec<&Match> = rule.matches.iter().collect();
     matches.sort_by_key(|each| rank(each));
@@ -131,6 +125,20 @@ pub fn rule_text(rule: &Rule) -> String {
         format!("counter {target}")
     });
     words.join(" ")
+}
+
+/// One condition of a rule.
+pub fn condition_text(condition: &Match, rule: &Rule) -> String {
+    match_text(condition, protocol_of(rule))
+}
+
+fn protocol_of(rule: &Rule) -> Option<Protocol> {
+    rule.matches.iter().find_map(|each| {
+        if let Match::Protocol(Is::Exactly(protocol)) = each {
+            return Some(*protocol);
+        }
+        None
+    })
 }
 
 const PORTS: u8 = 5;
