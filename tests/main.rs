@@ -14,6 +14,7 @@ mod exit_codes;
 mod failures;
 mod host_untouched;
 mod pods;
+mod rules;
 mod scenarios;
 mod tidy;
 mod usage;

@@ -1,6 +1,7 @@
 //! The subcommands: one file each, with its clap type, its help and its `run`.
 
 mod doctor;
+mod rules;
 mod run;
 mod world;
 
@@ -31,6 +32,12 @@ struct Cli {
 enum Command {
     /// Build the lab, run the steps, check them, take the lab down
     Run(run::Args),
+    /// The interception rules themselves: print, explain, compare, apply, remove
+    Rules {
+        /// What about them
+        #[command(subcommand)]
+        command: rules::Command,
+    },
     /// Say whether this machine can run a lab, and what to do if not
     Doctor,
     /// Print the JSON Schema of scenario files
@@ -69,6 +76,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => run::run(args).into(),
+        Command::Rules { command } => rules::run(command).into(),
         Command::Doctor => doctor::run().into(),
         Command::Schema => {
             terminal::print(&format!("{:#}\n", crate::scenario::schema()));

@@ -4,3 +4,4 @@ pub mod link;
 pub mod mount;
 pub mod netns;
 pub mod sysctl;
+pub mod tproxy;
