@@ -15,6 +15,7 @@ use iptables::generate::generate;
 use iptables::options::{Backend, Interception, Interface, Raw, Start};
 use iptables::packet::{Connection, Owner, Packet as Predicted, Route};
 use iptables::raw::Text;
+use iptables::reach::{Dead, Scope, dead};
 use iptables::render::{nft, restore};
 use iptables::rule::{Protocol, State};
 use iptables::ruleset::Family;
@@ -28,7 +29,7 @@ use crate::observe::netlink::{self, messages};
 use crate::observe::nftrace::{Event, Segment, event};
 use crate::observe::packet::{Assembly, Packet, Place, Progress};
 use crate::observe::rules::Rules;
-use crate::path::{End, Hop, leg_text};
+use crate::path::{End, Hop, Position, leg_text};
 
 const PACKETS: usize = 1000;
 const PACKETS_A_RULESET: usize = 50;
@@ -371,7 +372,7 @@ impl Court {
         }
     }
 
-    fn judge(&mut self, program: &Program, sent: &Sent, context: &str) {
+    fn judge(&mut self, program: &Program, dead: &[Dead], sent: &Sent, context: &str) {
         let trace = evaluate(program, &sent.predicted);
         let socket = self.send(sent);
         let observed = self.observe(LIMIT);
@@ -379,6 +380,18 @@ impl Court {
             observed.unwrap_or_else(|| panic!("the kernel reports nothing of {sent:?}\n{context}"));
         let want = predicted_text(program, &trace);
         assert_eq!(observed_text(&observed), want, "{sent:?}\n{context}");
+        assert_eq!(
+            observed_hits(&observed),
+            predicted_hits(program, &trace),
+            "{sent:?}\n{context}"
+        );
+        for step in trace.visits.iter().flat_map(|visit| &visit.steps) {
+            let is_dead = dead
+                .iter()
+                .any(|dead| dead.at == step.at && (dead.scope == Scope::Always || sent.device.is_none()));
+            let is_hit = matches!(step.event, evaluate::Event::Hit(_));
+            assert!(!(is_dead && is_hit), "a dead rule: {step:?}\n{sent:?}\n{context}");
+        }
         let hops = want.split(" -> ").map(|hop| hop.split('#').next().unwrap_or(hop));
         self.seen.extend(hops.map(str::to_owned));
         // A socket that is bound to eth0 takes the way over eth0 even to 127.0.0.1.
@@ -453,7 +466,7 @@ const DESTINATIONS: [&str; 13] = [
     "2001:db8::a",
     "2001:db8:1::1",
 ];
-/// Where packets must have been decided for a run to count. (ISTIO_DIVERT is for packets after the first.)
+/// Where packets must have been decided for a run to count. (`ISTIO_DIVERT` is for packets after the first.)
 const CHAINS: [&str; 16] = [
     "ISTIO_OUTPUT",
     "ISTIO_OUTPUT_DNS",
@@ -548,6 +561,42 @@ fn observed_text(packet: &Packet) -> String {
     leg_text(&hops, false)
 }
 
+/// Also what is no hop: jumps from base chains, rules that decide nothing, every chain's end.
+fn observed_hits(packet: &Packet) -> Vec<String> {
+    let hits = packet.visits.iter().flat_map(|visit| &visit.hits);
+    hits.map(|hit| {
+        let position = match hit.position {
+            Position::Rule(position) => position.to_string(),
+            Position::End => "end".to_owned(),
+        };
+        format!("{}#{position} {}", hit.chain, hit.verdict.name())
+    })
+    .collect()
+}
+
+fn predicted_hits(program: &Program, trace: &evaluate::Trace<'_>) -> Vec<String> {
+    let steps = trace.visits.iter().flat_map(|visit| &visit.steps);
+    steps
+        .filter_map(|step| {
+            let chain = program.chain(step.at);
+            let verdict = match step.event {
+                evaluate::Event::PassedOver(_) => return None,
+                evaluate::Event::End if chain.is_built_in() => return None,
+                evaluate::Event::End => return Some(format!("{}#end continue", chain.name())),
+                evaluate::Event::Hit(verdict) => verdict,
+            };
+            let verdict = match verdict {
+                evaluate::Verdict::Accept => "accept",
+                evaluate::Verdict::Drop => "drop",
+                evaluate::Verdict::Continue => "continue",
+                evaluate::Verdict::Jump => "jump",
+                evaluate::Verdict::Return => "return",
+            };
+            Some(format!("{}#{} {verdict}", chain.name(), step.at.position()))
+        })
+        .collect()
+}
+
 fn predicted_text(program: &Program, trace: &evaluate::Trace<'_>) -> String {
     let hops: Vec<Hop> = program.hops(trace).into_iter().map(Hop::from).collect();
     leg_text(&hops, false)
@@ -566,11 +615,16 @@ fn the_evaluator_says_what_the_kernel_does() {
         while judged < count {
             let options = court.options();
             let [v4, v6] = court.load(&options);
+            let dead = [dead(&v4), dead(&v6)];
             let context = format!("seed {seed}, {options:#?}");
             for _ in 0..PACKETS_A_RULESET.min(count - judged) {
                 let sent = court.packet();
-                let program = if sent.to.is_ipv4() { &v4 } else { &v6 };
-                court.judge(program, &sent, &context);
+                let (program, dead) = if sent.to.is_ipv4() {
+                    (&v4, &dead[0])
+                } else {
+                    (&v6, &dead[1])
+                };
+                court.judge(program, dead, &sent, &context);
                 judged += 1;
             }
         }
