@@ -53,8 +53,10 @@ pub enum Cause {
 /// The rules that no packet reaches, in the order of chains and rules.
 pub fn dead(program: &Program) -> Vec<Dead> {
     let space = Space::of(program);
-    let always = Walk::over(program, &space, Scope::Always);
-    let usual = Walk::over(program, &space, Scope::UsualRouting);
+    let rules = program.chains().flat_map(|(chain, _)| program.entries(chain));
+    let regions: Regions = rules.map(|(at, rule, _)| (at, space.region(rule))).collect();
+    let always = Walk::over(program, &space, &regions, Scope::Always);
+    let usual = Walk::over(program, &space, &regions, Scope::UsualRouting);
     let mut dead = Vec::new();
     for (chain, _) in program.chains() {
         for (at, _, _) in program.entries(chain) {
@@ -70,10 +72,14 @@ pub fn dead(program: &Program) -> Vec<Dead> {
     dead
 }
 
+/// The packets that each rule admits, and whether it is exactly those.
+type Regions = HashMap<At, (Region, bool)>;
+
 /// Which packets came where.
 struct Walk<'p> {
     program: &'p Program,
     space: &'p Space,
+    regions: &'p Regions,
     /// The rules that some packet matches.
     reached: HashSet<At>,
     /// What entered each chain.
@@ -81,10 +87,11 @@ struct Walk<'p> {
 }
 
 impl<'p> Walk<'p> {
-    fn over(program: &'p Program, space: &'p Space, scope: Scope) -> Self {
+    fn over(program: &'p Program, space: &'p Space, regions: &'p Regions, scope: Scope) -> Self {
         let mut walk = Self {
             program,
             space,
+            regions,
             reached: HashSet::new(),
             entered: HashMap::new(),
         };
@@ -103,8 +110,8 @@ impl<'p> Walk<'p> {
         let program = self.program;
         let (mut alive, mut back) = (entering, Vec::new());
         for (at, rule, jump) in program.entries(chain) {
-            let (region, is_exact) = self.space.region(rule);
-            let taken: Vec<Region> = alive.iter().filter_map(|piece| piece.meet(&region)).collect();
+            let (region, is_exact) = &self.regions[&at];
+            let taken: Vec<Region> = alive.iter().filter_map(|piece| piece.meet(region)).collect();
             if taken.is_empty() {
                 continue;
             }
@@ -113,8 +120,8 @@ impl<'p> Walk<'p> {
                 Some(to) if depth < 16 => Some(self.chain(to, taken.clone(), depth + 1)),
                 _ => None,
             };
-            if is_exact && alive.len() < MOST_PIECES {
-                alive = without(alive, &region);
+            if *is_exact && alive.len() < MOST_PIECES {
+                alive = without(alive, region);
             }
             match (&rule.target, inside) {
                 (Target::Jump(_), Some(returned)) => alive.extend(returned),
@@ -133,8 +140,8 @@ impl<'p> Walk<'p> {
             return Cause::NoWayIn;
         };
         let entries: Vec<(At, &Rule, Option<usize>)> = self.program.entries(chain).collect();
-        let (wanted, _) = self.space.region(entries[index].1);
-        let wanted: Vec<Region> = entered.iter().filter_map(|piece| piece.meet(&wanted)).collect();
+        let (wanted, _) = &self.regions[&at];
+        let wanted: Vec<Region> = entered.iter().filter_map(|piece| piece.meet(wanted)).collect();
         if wanted.is_empty() {
             return Cause::Contradiction;
         }
@@ -161,21 +168,22 @@ impl<'p> Walk<'p> {
         rules: &[usize],
     ) -> Vec<Region> {
         for &index in rules {
-            let (_, rule, jump) = entries[index];
-            let (region, is_exact) = self.space.region(rule);
-            if !is_exact || alive.len() >= MOST_PIECES {
+            let (at, rule, jump) = entries[index];
+            let (region, is_exact) = &self.regions[&at];
+            if !*is_exact || alive.len() >= MOST_PIECES {
                 continue;
             }
-            let taken: Vec<Region> = alive.iter().filter_map(|piece| piece.meet(&region)).collect();
+            let taken: Vec<Region> = alive.iter().filter_map(|piece| piece.meet(region)).collect();
             if taken.is_empty() {
                 continue;
             }
-            alive = without(alive, &region);
+            alive = without(alive, region);
             match (&rule.target, jump) {
                 (Target::Jump(_), Some(to)) => {
                     let mut inside = Self {
                         program: self.program,
                         space: self.space,
+                        regions: self.regions,
                         reached: HashSet::new(),
                         entered: HashMap::new(),
                     };

@@ -48,6 +48,10 @@ impl Set {
         self.0.iter().all(|word| *word == 0)
     }
 
+    fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(a, b)| a & b != 0)
+    }
+
     fn and(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| a & b).collect())
     }
@@ -64,13 +68,17 @@ pub(super) struct Region([Set; SIDES]);
 impl Region {
     /// The packets in both.
     pub(super) fn meet(&self, other: &Self) -> Option<Self> {
-        let both = Self(std::array::from_fn(|side| self.0[side].and(&other.0[side])));
-        (!both.0.iter().any(Set::is_empty)).then_some(both)
+        self.meets(other)
+            .then(|| Self(std::array::from_fn(|side| self.0[side].and(&other.0[side]))))
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        (0..SIDES).all(|side| self.0[side].meets(&other.0[side]))
     }
 
     /// The packets not in `other`, in pieces without overlap.
     pub(super) fn minus(self, other: &Self) -> Vec<Self> {
-        if self.meet(other).is_none() {
+        if !self.meets(other) {
             return vec![self];
         }
         let (mut rest, mut pieces) = (self, Vec::new());
