@@ -143,6 +143,10 @@ fn a_packets_way_is_predicted_with_reasons() {
             "OUTPUT -> istio-output#9 -> istio-redirect#1 -> POSTROUTING",
         ),
         (
+            &["--in=eth1", "--out=eth0", "--protocol=udp", "--dst=10.96.0.5:53"],
+            "PREROUTING -> FORWARD -> POSTROUTING",
+        ),
+        (
             &["--state=established", "--dst=10.96.0.5:9080"],
             "OUTPUT -> POSTROUTING",
         ),
@@ -352,8 +356,11 @@ fn a_moved_rule_is_found_in_a_saved_file() {
         .unwrap();
     lines.swap(from, from - 1);
     let moved = file(&lines.join("\n"));
-    says(
-        &rules(&["diff", "--imported", path(&moved)]).status(1),
-        "~ nat ISTIO_OUTPUT#",
-    );
+    let different = rules(&["diff", "--imported", path(&moved)]).status(1);
+    says(&different, "~ nat ISTIO_OUTPUT#");
+    let document = rules(&["diff", "--imported", path(&moved), "--output=json"])
+        .status(1)
+        .json();
+    assert_eq!(document["same"], false);
+    assert_eq!(document["differences"].as_array().unwrap().len(), 1);
 }

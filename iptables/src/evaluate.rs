@@ -1,7 +1,9 @@
 //! What the kernel would make of a packet: a pure function from rules and a packet to every rule it meets.
 //!
 //! A prediction, made from the rules alone. It knows netfilter's order of tables, that nat chains see a flow's first packet
-//! only, that RETURN leads back, what a redirect does to the route; it does not know routing tables or sockets.
+//! only, that RETURN leads back, what a redirect does to the route. It does not know routing tables or sockets: a TPROXY rule
+//! is taken to find a socket that listens (the kernel drops the packet where there is none), and after DNAT the interface is
+//! not known.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroUsize;

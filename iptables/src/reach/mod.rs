@@ -1,7 +1,7 @@
 //! Which rules no packet can reach, and which rules stand in its way.
 //!
 //! A rule's conditions are sets of values, so the packets that it takes are a box with a side for each thing that a rule can
-//! look at ([`space`]). From the packets that enter a chain, each rule that decides cuts its box off; a rule whose box meets
+//! look at. From the packets that enter a chain, each rule that decides cuts its box off; a rule whose box meets
 //! nothing of what is left cannot be reached. What is not known exactly (an unknown condition) cuts off nothing, so that no
 //! rule is called dead that is not.
 

@@ -13,7 +13,7 @@ use iptables::ruleset::Family;
 use serde_json::{Value, json};
 
 use super::config::{ConfigArgs, import};
-use super::{fail, unreachable};
+use super::{Output, fail, unreachable};
 use crate::exit::Exit;
 use crate::path::{Hop, leg_text};
 use crate::report::terminal;
@@ -41,11 +41,11 @@ pub(in crate::cmd) struct Args {
     /// Whose socket sends it: `uid=1000`, `uid=1000,gid=1337` or `nobody` (the kernel itself)
     #[arg(long, value_name = "uid=U[,gid=G]", value_parser = parse_from, default_value = "uid=1000")]
     from: From,
-    /// The interface by which routing sends it; without it lo for a loopback address, else eth0
+    /// The interface by which routing sends it; without it lo for a loopback address, else eth0. With --in: it is forwarded
     #[arg(long, value_name = "INTERFACE", value_parser = parse_interface)]
     out: Option<Interface>,
-    /// It arrives by this interface, and no socket here sends it
-    #[arg(long = "in", id = "arrives", value_name = "INTERFACE", value_parser = parse_interface, conflicts_with_all = ["from", "out"])]
+    /// It arrives by this interface, for a socket here unless --out says otherwise
+    #[arg(long = "in", id = "arrives", value_name = "INTERFACE", value_parser = parse_interface, conflicts_with = "from")]
     arrives: Option<Interface>,
     /// Its transport
     #[arg(long, value_enum, default_value_t = Transport::Tcp)]
@@ -73,12 +73,6 @@ enum Ct {
     Established,
     Related,
     Invalid,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Human,
-    Json,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,13 +196,13 @@ fn packet(args: &Args) -> Result<Option<Packet>, Exit> {
         return Err(fail(Exit::Usage, "--src and --dst are of different families"));
     }
     let usual = if to.ip().is_loopback() { "lo" } else { "eth0" };
-    let out = args.out.clone().or_else(|| Interface::parse(usual));
+    let (route, out_interface) = match (&args.arrives, &args.out) {
+        (None, out) => (Route::FromSocket, out.clone().or_else(|| Interface::parse(usual))),
+        (Some(_), None) => (Route::ToSocket, None),
+        (Some(_), Some(out)) => (Route::Through, Some(out.clone())),
+    };
     Ok(Some(Packet {
-        route: if args.arrives.is_some() {
-            Route::ToSocket
-        } else {
-            Route::FromSocket
-        },
+        route,
         protocol: match args.protocol {
             Transport::Tcp => Protocol::Tcp,
             Transport::Udp => Protocol::Udp,
@@ -217,7 +211,7 @@ fn packet(args: &Args) -> Result<Option<Packet>, Exit> {
         source_port: source.port(),
         destination: to.ip(),
         destination_port: to.port(),
-        out_interface: if args.arrives.is_some() { None } else { out },
+        out_interface,
         owner: match (args.from, &args.arrives) {
             (From::Socket(owner), None) => Some(owner),
             (From::Socket(_) | From::Nobody, _) => None,

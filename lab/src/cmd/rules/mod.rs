@@ -25,6 +25,15 @@ pub(super) enum Command {
     Clean(namespace::CleanArgs),
 }
 
+/// For whom the output is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// People.
+    Human,
+    /// Programs: one JSON document.
+    Json,
+}
+
 pub(super) fn run(command: Command) -> Exit {
     let done = match command {
         Command::Render(args) => render::run(&args),

@@ -10,9 +10,10 @@ use iptables::generate::generate;
 use iptables::options::{Backend, InboundPorts, Interception, Mode};
 use iptables::reconcile;
 use iptables::ruleset::{Family, Ruleset};
+use serde_json::json;
 
 use super::config::{ConfigArgs, import};
-use super::fail;
+use super::{Output, fail};
 use crate::causes::causes;
 use crate::exit::Exit;
 use crate::net::netns::NetNs;
@@ -38,6 +39,9 @@ pub(in crate::cmd) struct DiffArgs {
     /// With --imported: `ip6tables-save` wrote it
     #[arg(long, requires = "imported")]
     v6: bool,
+    /// For people, or as one JSON document
+    #[arg(long, value_enum, default_value_t = Output::Human)]
+    output: Output,
 }
 
 /// Load rules in a network namespace
@@ -74,13 +78,22 @@ pub(super) fn diff(args: &DiffArgs) -> Result<Exit, Exit> {
         }
         (None, None) => return Err(Exit::Usage),
     };
-    if lines.is_empty() {
-        terminal::print("the rules are as configured, in this order\n");
-        return Ok(Exit::Held);
-    }
-    terminal::print("rules that are not as configured (- missing, + there, ~ elsewhere):\n");
-    terminal::print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>());
-    Ok(Exit::Failed)
+    let all: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    terminal::print(&match args.output {
+        Output::Json => format!(
+            "{:#}\n",
+            json!({ "version": 1, "same": lines.is_empty(), "differences": lines })
+        ),
+        Output::Human if lines.is_empty() => "the rules are as configured, in this order\n".to_owned(),
+        Output::Human => {
+            format!("rules that are not as configured (- missing, + there, ~ elsewhere):\n{all}")
+        }
+    });
+    Ok(if lines.is_empty() {
+        Exit::Held
+    } else {
+        Exit::Failed
+    })
 }
 
 fn imported(args: &DiffArgs, wanted: &Ruleset, file: &Path) -> Result<Vec<String>, Exit> {
