@@ -353,8 +353,7 @@ pub async fn install_nft(
     if !is_clean && others == Others::Refuse {
         return Err(Error::Different { difference });
     }
-    let text = without_tables() + &nft::render(ruleset);
-    feed_nft(nft, text, spawn).await?;
+    replace_nft(nft, ruleset, spawn).await?;
     Ok(if is_clean {
         Installed::Loaded
     } else {
@@ -370,7 +369,7 @@ pub async fn difference_nft(
     scratch: Spawn<'_>,
 ) -> Result<Vec<String>, Error> {
     refuse_group_names(ruleset)?;
-    feed_nft(nft, without_tables() + &nft::render(ruleset), scratch).await?;
+    replace_nft(nft, ruleset, scratch).await?;
     let (want, have) = (list_nft(nft, scratch).await?, list_nft(nft, spawn).await?);
     match verify(&want, &have) {
         Ok(()) => Ok(Vec::new()),
@@ -382,14 +381,28 @@ pub async fn difference_nft(
 /// Deletes the tables of Istio's layout; gives the rules that were there.
 pub async fn remove_nft(nft: &Path, spawn: Spawn<'_>) -> Result<Snapshot, Error> {
     let there = list_nft(nft, spawn).await?;
-    feed_nft(nft, without_tables(), spawn).await?;
+    feed_nft(nft, &without_tables(), spawn).await?;
     Ok(there)
 }
 
+/// Loads `ruleset` by `nft` in place of whatever the tables of Istio's layout hold, in one transaction.
+pub async fn replace_nft(nft: &Path, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<(), Error> {
+    refuse_group_names(ruleset)?;
+    let mut lines = without_tables();
+    lines.extend(nft::lines(ruleset));
+    feed_nft(nft, &lines, spawn).await
+}
+
 /// A table that is not there cannot be deleted, so it is made first.
-fn without_tables() -> String {
+fn without_tables<'a>() -> Vec<Line<'a>> {
     nft::table_names()
-        .map(|name| format!("add table inet {name}\ndelete table inet {name}\n"))
+        .flat_map(|name| {
+            [
+                format!("add table inet {name}"),
+                format!("delete table inet {name}"),
+            ]
+        })
+        .map(Line::bare)
         .collect()
 }
 
@@ -417,13 +430,9 @@ async fn list_nft(nft: &Path, spawn: Spawn<'_>) -> Result<Snapshot, Error> {
     Ok(Snapshot(lines))
 }
 
-async fn feed_nft(nft: &Path, text: String, spawn: Spawn<'_>) -> Result<(), Error> {
-    let output = run(nft, &[OsStr::new("-f"), OsStr::new("-")], text, spawn).await?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(failed(nft, &output))
-    }
+async fn feed_nft(nft: &Path, lines: &[Line<'_>], spawn: Spawn<'_>) -> Result<(), Error> {
+    let arguments = [OsStr::new("-f"), OsStr::new("-")];
+    feed(nft, &arguments, lines, spawn, refused_by_nft).await
 }
 
 /// Compares the kernel with what `ruleset`'s apply left there, and applies it where there is nothing at all.
@@ -534,14 +543,25 @@ pub async fn read(tool: &Tool, families: &[Family], spawn: Spawn<'_>) -> Result<
 }
 
 async fn restore(program: &Path, lines: &[Line<'_>], spawn: Spawn<'_>) -> Result<(), Error> {
+    feed(program, &[OsStr::new("--noflush")], lines, spawn, refused_line).await
+}
+
+/// Gives a tool its input; `refused` finds the line in what it says of a failure.
+async fn feed(
+    program: &Path,
+    arguments: &[&OsStr],
+    lines: &[Line<'_>],
+    spawn: Spawn<'_>,
+    refused: fn(&str) -> Option<usize>,
+) -> Result<(), Error> {
     let text = lines.iter().map(|line| line.text.clone() + "\n").collect();
-    let output = run(program, &[OsStr::new("--noflush")], text, spawn).await?;
+    let output = run(program, arguments, text, spawn).await?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     let Some((number, line)) =
-        refused_line(&said).and_then(|number| Some((number, lines.get(number.checked_sub(1)?)?)))
+        refused(&said).and_then(|number| Some((number, lines.get(number.checked_sub(1)?)?)))
     else {
         return Err(failed(program, &output));
     };
@@ -557,6 +577,12 @@ async fn restore(program: &Path, lines: &[Line<'_>], spawn: Spawn<'_>) -> Result
         rule,
         option,
     })
+}
+
+/// The line number in `-:7:1-9: Error: …` or `/dev/stdin:7:1-9: Error: …`.
+fn refused_by_nft(said: &str) -> Option<usize> {
+    let mut parts = said.lines().next()?.split(':').skip(1);
+    parts.next()?.parse().ok()
 }
 
 /// The line number in "Error occurred at line: 7", "line 7 failed" or "iptables-restore: line 7 failed".

@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 
 use iptables::apply::{
     Applied, Error, Installed, Others, Spawn, Tool, apply, find_nft, install, install_nft, own_part, read,
-    reapply, remove, remove_nft,
+    reapply, remove, remove_nft, replace_nft,
 };
 use iptables::diff::diff;
 use iptables::generate::generate;
@@ -454,4 +454,19 @@ async fn nft_installed_twice_replaced_and_removed() {
     remove_nft(&nft, spawn).await.unwrap();
     let listed = namespace.command("nft", &["list", "ruleset"]).output().unwrap();
     assert_eq!(listed.stdout, b"");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn nfts_refusal_names_its_line_its_rule_and_its_option() {
+    let (namespace, nft) = (Namespace::new(), find_nft().unwrap());
+    let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+    let mut options = resolve("backend: nftables");
+    // More conditions than a rule of the kernel's holds; the options' check refuses it.
+    options.outbound_owners = OwnerGroups::Only((1..100).map(Group::Id).collect());
+    let refused = replace_nft(&nft, &generate(&options), spawn).await.unwrap_err();
+    let Error::Refused { option, rule, .. } = &refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(*option, "includeOutboundOwnerGroups", "{refused}");
+    assert!(rule.contains("istio-output skgid != 1 skgid != 2 "), "{refused}");
 }
