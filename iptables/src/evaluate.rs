@@ -2,8 +2,9 @@
 //!
 //! A prediction, made from the rules alone. It knows netfilter's order of tables, that nat chains see a flow's first packet
 //! only, that RETURN leads back, what a redirect does to the route. It does not know routing tables or sockets: a TPROXY rule
-//! is taken to find a socket that listens (the kernel drops the packet where there is none), and after DNAT the interface is
-//! not known.
+//! is taken to find a socket that listens (the kernel drops the packet where there is none), a changed mark to leave the way
+//! out as it was, a redirected packet to leave by `lo` (one of a socket that is bound to another device does not), and after
+//! DNAT the interface is not known.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroUsize;
@@ -12,7 +13,7 @@ use ipnet::IpNet;
 
 use crate::options::{Group, Interface};
 use crate::packet::{Connection, Nat, Packet, Route};
-use crate::rule::{Is, Mark, Match, Rule, Target};
+use crate::rule::{Is, Mark, Match, Rule, State, Target};
 use crate::ruleset::{ChainId, Family, Hook, Ruleset, Table};
 
 /// How deep jumps may lead (`NFT_JUMP_STACK_SIZE`).
@@ -132,8 +133,10 @@ pub enum Outcome {
 pub struct Live<'a> {
     /// As it entered.
     pub packet: &'a Packet,
-    /// Where it goes now.
+    /// Where it goes now; see [`Live::knows_destination`].
     pub destination: IpAddr,
+    /// Whether that is known: redirected on the way in, it goes to an address of the interface's, which is not known here.
+    pub knows_destination: bool,
     /// To which port.
     pub destination_port: u16,
     /// Its interface on the way out.
@@ -142,6 +145,19 @@ pub struct Live<'a> {
     pub mark: u32,
     /// Its connection's mark.
     pub connection_mark: u32,
+    /// What it has of a connection.
+    pub seen: Seen,
+}
+
+/// What a packet has of a connection: table raw comes before conntrack, and what is invalid has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing.
+    Nothing,
+    /// A template that says which zone it will be in (`xt_CT.c`); to conditions that is a new connection.
+    Template,
+    /// Its connection.
+    Connection,
 }
 
 /// By which interface a packet leaves.
@@ -343,9 +359,11 @@ pub fn evaluate<'a>(program: &Program, packet: &'a Packet) -> Trace<'a> {
             packet,
             destination: packet.destination,
             destination_port: packet.destination_port,
+            knows_destination: true,
             out: Out::AsRouted,
             mark: packet.mark,
             connection_mark: packet.connection.mark,
+            seen: Seen::Nothing,
         },
         rerouted: None,
         is_local: packet.route != Route::Through,
@@ -385,6 +403,17 @@ impl Trace<'_> {
 }
 
 impl Live<'_> {
+    /// Its connection's state, as rules see it.
+    pub fn state(&self) -> State {
+        match (self.seen, self.packet.connection.state) {
+            (_, State::Untracked) => State::Untracked,
+            (Seen::Connection, state) => state,
+            (Seen::Template, _) => State::New,
+            // `xt_conntrack.c`: no connection is INVALID.
+            (Seen::Nothing, _) => State::Invalid,
+        }
+    }
+
     /// The interface by which it leaves, as far as that is known.
     pub fn out_interface(&self) -> Option<&Interface> {
         static LOOPBACK: std::sync::LazyLock<Interface> = std::sync::LazyLock::new(Interface::loopback);
@@ -457,6 +486,11 @@ impl Run<'_, '_> {
                 continue;
             }
             is_empty = false;
+            let connection = self.live.packet.connection;
+            let is_early = chain.id.table() == Table::Raw && matches!(hook, Hook::Prerouting | Hook::Output);
+            // Over `lo` it comes back with its connection.
+            let is_seen = connection.exists() && (connection.nat == Nat::Settled || !is_early);
+            self.live.seen = if is_seen { Seen::Connection } else { Seen::Nothing };
             self.visits.push(Visit {
                 hook,
                 base: Some(base),
@@ -555,8 +589,9 @@ impl Run<'_, '_> {
                         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
                     };
                     self.rerouted = Some(Out::Loopback);
+                } else {
+                    live.knows_destination = false;
                 }
-                // On the way in it becomes the arriving interface's own address, which is not known here.
                 self.is_local = true;
             }
             Target::Tproxy { mark, .. } => {
@@ -572,9 +607,12 @@ impl Run<'_, '_> {
             Target::SetMark(mark) => live.mark = *mark,
             Target::OrMark(bits) => live.mark |= bits.get(),
             Target::XorMark(bits) => live.mark ^= bits.get(),
-            Target::SaveMark => live.connection_mark = live.mark,
-            Target::RestoreMark => live.mark = live.connection_mark,
-            Target::Return
+            Target::SaveMark if live.seen == Seen::Connection => live.connection_mark = live.mark,
+            Target::RestoreMark if live.seen == Seen::Connection => live.mark = live.connection_mark,
+            Target::Zone(_) if live.seen == Seen::Nothing => live.seen = Seen::Template,
+            Target::SaveMark
+            | Target::RestoreMark
+            | Target::Return
             | Target::Accept
             | Target::Drop
             | Target::Reject
@@ -615,6 +653,7 @@ fn holds(each: &Match, live: &Live<'_>, dialect: Dialect) -> Truth {
         Match::OutInterface(_) if live.out == Out::Unknown => Truth::NotKnown,
         Match::OutInterface(is) => is.of(live.out_interface()).into(),
         Match::Source(is) => contains(is, packet.source, dialect).into(),
+        Match::Destination(_) if !live.knows_destination => Truth::NotKnown,
         Match::Destination(is) => contains(is, live.destination, dialect).into(),
         Match::Protocol(is) => is.of(Some(&packet.protocol)).into(),
         Match::SourcePort(is) => is.when(|port| port.get() == packet.source_port).into(),
@@ -631,8 +670,17 @@ fn holds(each: &Match, live: &Live<'_>, dialect: Dialect) -> Truth {
             owner(is, packet, dialect, |group, owner| *group == Group::Id(owner.gid))
         }
         Match::Mark(is) => is.when(|mark| mark.is(live.mark)).into(),
-        Match::Connmark(is) => is.when(|mark| mark.is(live.connection_mark)).into(),
-        Match::State(is) => is.when(|states| states.contains(&packet.connection.state)).into(),
+        // Without a connection it does not hold, negated or not (`xt_connmark.c`).
+        Match::Connmark(_) if live.seen == Seen::Nothing => Truth::No,
+        Match::Connmark(is) => {
+            let seen = if live.seen == Seen::Template {
+                0
+            } else {
+                live.connection_mark
+            };
+            is.when(|mark| mark.is(seen)).into()
+        }
+        Match::State(is) => is.when(|states| states.contains(&live.state())).into(),
         Match::Comment(_) => Truth::Yes,
         Match::OneIn(_) | Match::Unknown(_) => Truth::NotKnown,
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::evaluate::{At, Event, Live, Program, Step};
+use crate::evaluate::{At, Event, Live, Program, Seen, Step};
 use crate::render::{nft, restore};
 use crate::rule::Match;
 
@@ -45,6 +45,9 @@ fn fact(failed: &Match, live: &Live<'_>) -> String {
             "its way out is not known here",
         ),
         Match::Source(_) => format!("it comes from {}", packet.source),
+        Match::Destination(_) if !live.knows_destination => {
+            "it was redirected to an address of its interface, which is not known here".to_owned()
+        }
         Match::Destination(_) => format!("it goes to {}", live.destination),
         Match::Protocol(_) => format!("it is {}", packet.protocol),
         Match::SourcePort(_) => format!("it comes from port {}", packet.source_port),
@@ -62,8 +65,11 @@ fn fact(failed: &Match, live: &Live<'_>) -> String {
             "it has no socket",
         ),
         Match::Mark(_) => format!("its mark is {}", live.mark),
+        Match::Connmark(_) if live.seen == Seen::Nothing => {
+            "it has no connection yet, or none at all".to_owned()
+        }
         Match::Connmark(_) => format!("its connection's mark is {}", live.connection_mark),
-        Match::State(_) => format!("its connection is {}", packet.connection.state),
+        Match::State(_) => format!("its connection is {}", live.state()),
         Match::OneIn(_) => "by chance".to_owned(),
         Match::Comment(_) => "a comment".to_owned(),
         Match::Unknown(_) => "not known here".to_owned(),

@@ -81,6 +81,11 @@ impl Connection {
         nat: Nat::Open,
     };
 
+    /// Whether conntrack makes one of the packet.
+    pub(crate) fn exists(self) -> bool {
+        !matches!(self.state, State::Invalid | State::Untracked)
+    }
+
     /// Whether nat chains see the packet: a flow's first alone (`nf_nat_inet_fn` in `nf_nat_core.c`).
     pub(crate) fn asks_nat(self) -> bool {
         self.nat == Nat::Open && matches!(self.state, State::New | State::Related)

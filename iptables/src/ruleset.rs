@@ -194,6 +194,7 @@ impl Ruleset {
 
     /// Gives a built-in chain the policy DROP.
     pub fn drop_by_policy(&mut self, family: Family, chain: ChainId) {
+        self.declare(family, chain.clone());
         self.dropping.push((family, chain));
     }
 

@@ -286,4 +286,39 @@ fn a_policy_drops() {
         path(&program, &out(APP, Protocol::Udp, "10.0.0.1:80", "eth0")),
         "OUTPUT -> OUTPUT#1 -> POSTROUTING"
     );
+    // Also that of a chain without rules.
+    let bare = save::parse("*filter\n:OUTPUT DROP [0:0]\nCOMMIT\n", Family::V4).unwrap();
+    let program = Program::compile(&bare.ruleset, Family::V4);
+    assert_eq!(
+        path(&program, &out(APP, Protocol::Tcp, "10.0.0.1:80", "eth0")),
+        "OUTPUT -> dropped"
+    );
+}
+
+#[test]
+fn an_address_that_a_redirect_gave_on_the_way_in_is_not_known() {
+    let text = "*nat\n-A PREROUTING -p tcp -j REDIRECT --to-ports 15006\nCOMMIT\n*filter\n-A INPUT -p tcp -m tcp --dport 15006 -j RETURN\n-A INPUT -d 10.244.0.2/32 -j DROP\nCOMMIT\n";
+    let parsed = save::parse(text, Family::V4).unwrap();
+    let program = Program::compile(&parsed.ruleset, Family::V4);
+    let captured = "PREROUTING -> PREROUTING#1 -> INPUT -> INPUT#1";
+    assert_eq!(path(&program, &arriving(9080)), captured);
+    let without_first = save::parse(&text.replace("--dport 15006", "--dport 1"), Family::V4).unwrap();
+    let program = Program::compile(&without_first.ruleset, Family::V4);
+    assert!(matches!(
+        evaluate(&program, &arriving(9080)).outcome,
+        Outcome::Undecided(_)
+    ));
+}
+
+/// Found by the kernel, in `lab`'s judge of this evaluator.
+#[test]
+fn before_conntrack_there_is_no_connection_but_for_a_template() {
+    let text = "*raw\n-A OUTPUT -m connmark ! --mark 7 -j DROP\n-A OUTPUT -m conntrack --ctstate INVALID -j CT --zone 2\n\
+        -A OUTPUT -m conntrack --ctstate INVALID -j DROP\n-A OUTPUT -m connmark ! --mark 7 -j ACCEPT\nCOMMIT\n";
+    let parsed = save::parse(text, Family::V4).unwrap();
+    let program = Program::compile(&parsed.ruleset, Family::V4);
+    assert_eq!(
+        path(&program, &out(APP, Protocol::Tcp, "10.0.0.1:80", "eth0")),
+        "OUTPUT -> OUTPUT#4 -> POSTROUTING"
+    );
 }

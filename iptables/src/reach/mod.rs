@@ -54,7 +54,8 @@ pub enum Cause {
 pub fn dead(program: &Program) -> Vec<Dead> {
     let space = Space::of(program);
     let rules = program.chains().flat_map(|(chain, _)| program.entries(chain));
-    let regions: Regions = rules.map(|(at, rule, _)| (at, space.region(rule))).collect();
+    let region = |at, rule| space.region(program.chain(at).table(), rule);
+    let regions: Regions = rules.map(|(at, rule, _)| (at, region(at, rule))).collect();
     let always = Walk::over(program, &space, &regions, Scope::Always);
     let usual = Walk::over(program, &space, &regions, Scope::UsualRouting);
     let mut dead = Vec::new();

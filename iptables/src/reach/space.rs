@@ -205,9 +205,20 @@ impl Space {
     }
 
     /// The packets that a rule's conditions admit, and whether it is exactly those.
-    pub(super) fn region(&self, rule: &Rule) -> (Region, bool) {
+    pub(super) fn region(&self, table: Table, rule: &Rule) -> (Region, bool) {
         let (mut region, mut is_exact) = (self.everything(), true);
         for each in &rule.matches {
+            if matches!(each, Match::State(_) | Match::Connmark(_)) && table == Table::Raw {
+                // Before conntrack, what these see is not the connection.
+                is_exact = false;
+                continue;
+            }
+            if matches!(each, Match::Connmark(_)) {
+                let tracked = self.set(STATE, |value| {
+                    !matches!(STATES[value], State::Invalid | State::Untracked)
+                });
+                region.0[STATE] = region.0[STATE].and(&tracked);
+            }
             match self.side_of(each) {
                 Some((side, set)) => region.0[side] = region.0[side].and(&set),
                 None => is_exact &= matches!(each, Match::Comment(_)),

@@ -51,8 +51,13 @@ fn declarations(ruleset: &Ruleset, family: Family, table: Table) -> Vec<String> 
     match ruleset.owns() {
         Owns::NewChains => chains
             .iter()
-            .filter(|chain| !chain.is_built_in())
-            .map(|chain| format!("-N {}", chain.name()))
+            .filter_map(|chain| {
+                if !chain.is_built_in() {
+                    return Some(format!("-N {}", chain.name()));
+                }
+                let drops = ruleset.drops_by_policy(family, chain);
+                drops.then(|| format!(":{} DROP [0:0]", chain.name()))
+            })
             .collect(),
         Owns::Contents => {
             let (built_in, own): (Vec<_>, Vec<_>) = chains.iter().partition(|chain| chain.is_built_in());
@@ -131,7 +136,8 @@ fn target_text(target: &Target) -> String {
         Target::Return => "RETURN".to_owned(),
         Target::Accept => "ACCEPT".to_owned(),
         Target::Drop => "DROP".to_owned(),
-        Target::Reject => "REJECT --reject-with icmp-port-unreachable".to_owned(),
+        // The tool's default in either family: port unreachable.
+        Target::Reject => "REJECT".to_owned(),
         Target::Jump(chain) => chain.name().to_owned(),
         Target::Redirect(port) => format!("REDIRECT --to-ports {port}"),
         Target::Tproxy { port, mark } => format!("TPROXY --tproxy-mark {mark}/0xffffffff --on-port {port}"),

@@ -106,10 +106,13 @@ fn target(target: &Target, family: Family) -> Option<String> {
                 "-j TPROXY --on-port {port} --on-ip {any} --tproxy-mark {mark:#x}/0xffffffff"
             ))
         }
+        Target::Reject if family == Family::V6 => {
+            Some("-j REJECT --reject-with icmp6-port-unreachable".to_owned())
+        }
+        Target::Reject => Some("-j REJECT --reject-with icmp-port-unreachable".to_owned()),
         Target::Return
         | Target::Accept
         | Target::Drop
-        | Target::Reject
         | Target::Jump(_)
         | Target::Redirect(_)
         | Target::Zone(_)
