@@ -33,7 +33,7 @@ use crate::observe::rules::Rules;
 use crate::path::{End, Hop, Position, leg_text};
 
 const PACKETS: usize = 1000;
-const PACKETS_A_RULESET: usize = 50;
+const PACKETS_A_RULESET: usize = 20;
 /// `NFNLGRP_NFTRACE`.
 const TRACES: [u32; 1] = [9];
 const LIMIT: Duration = Duration::from_secs(5);
@@ -631,7 +631,7 @@ fn the_evaluator_says_what_the_kernel_does() {
         let mut court = Court::new(seed);
         let mut judged = 0;
         while judged < count {
-            let (ruleset, backend, context) = if court.random.u8(..3) == 0 {
+            let (ruleset, backend, context) = if court.random.u8(..4) == 0 {
                 (court.marks, court.may_bind) = (&[7, 8], false);
                 let ruleset = arbitrary::ruleset(&mut court.random);
                 let text = restore::render(&ruleset, Family::V4) + &restore::render(&ruleset, Family::V6);
