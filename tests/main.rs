@@ -18,6 +18,7 @@ mod lifecycle;
 mod pods;
 mod races;
 mod raw;
+mod rules;
 mod scenarios;
 mod tidy;
 mod usage;

@@ -9,8 +9,12 @@ use std::process::{Command as Std, ExitStatus, Output, Stdio};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Child;
 
+use crate::diff::diff;
 use crate::options::Group;
-use crate::render::restore::{Line, lines, rule_text};
+use crate::parse::save;
+use crate::reconcile;
+use crate::render::restore::{lines, rule_text};
+use crate::render::{Line, nft};
 use crate::rule::{Is, Match};
 use crate::ruleset::{Family, Owns, Ruleset};
 
@@ -34,6 +38,12 @@ pub enum ToolError {
     Missing {
         /// Which program.
         program: &'static str,
+        /// Where.
+        searched: String,
+    },
+    /// No nft.
+    #[error("looked for nft in {searched} and found none: apt-get install nftables")]
+    NoNft {
         /// Where.
         searched: String,
     },
@@ -108,6 +118,14 @@ pub enum Error {
         /// Its words.
         said: String,
     },
+    /// The tool printed what is not its format.
+    #[error("{} printed what could not be read:\n{}", program.display(), mistakes.join("\n"))]
+    Unread {
+        /// The program.
+        program: PathBuf,
+        /// Each line that is wrong.
+        mistakes: Vec<String>,
+    },
     /// Other rules are there.
     #[error("other rules are already loaded, remove them first:\n{}", difference.join("\n"))]
     Different {
@@ -128,10 +146,7 @@ pub enum Applied {
 impl Tool {
     /// Searches `$PATH`, `/usr/sbin` and `/sbin`. Runs `--version` where a name does not tell the variant; call it once.
     pub fn find() -> Result<Self, ToolError> {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-        let directories: Vec<PathBuf> = env::split_paths(&path).chain(extra).collect();
-        Self::find_in(&directories)
+        Self::find_in(&directories())
     }
 
     fn find_in(directories: &[PathBuf]) -> Result<Self, ToolError> {
@@ -139,11 +154,7 @@ impl Tool {
             if let Some(path) = locate(directories, nft) {
                 return Ok(path);
             }
-            let searched = directories
-                .iter()
-                .map(|each| each.display().to_string())
-                .collect::<Vec<_>>()
-                .join(":");
+            let searched = joined(directories);
             let path = locate(directories, program).ok_or(ToolError::Missing { program, searched })?;
             let version = version(&path)?;
             if version.contains("nf_tables") {
@@ -162,17 +173,28 @@ impl Tool {
 
     fn restore(&self, family: Family) -> &Path {
         match family {
-            Family::V4 => &self.restore,
+            Family::V4 | Family::Inet => &self.restore,
             Family::V6 => &self.restore_v6,
         }
     }
 
     fn save(&self, family: Family) -> &Path {
         match family {
-            Family::V4 => &self.save,
+            Family::V4 | Family::Inet => &self.save,
             Family::V6 => &self.save_v6,
         }
     }
+}
+
+fn directories() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(extra).collect()
+}
+
+fn joined(directories: &[PathBuf]) -> String {
+    let all = directories.iter().map(|each| each.display().to_string());
+    all.collect::<Vec<_>>().join(":")
 }
 
 fn locate(directories: &[PathBuf], program: &str) -> Option<PathBuf> {
@@ -227,6 +249,192 @@ pub async fn load(tool: &Tool, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<()
     Ok(())
 }
 
+/// What [`install`] and [`install_nft`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Installed {
+    /// The rules were there already, in this order.
+    AlreadyThere,
+    /// There were none, and now there are.
+    Loaded,
+    /// Others were there, and were replaced.
+    Replaced,
+}
+
+/// What to do about other interception rules that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// Refuse, with the difference.
+    Refuse,
+    /// Replace them.
+    Replace,
+}
+
+/// Loads `ruleset` beside the rules of others, or finds it there. Rules are compared in order; those of others are neither
+/// looked at nor touched.
+pub async fn install(
+    tool: &Tool,
+    ruleset: &Ruleset,
+    others: Others,
+    spawn: Spawn<'_>,
+) -> Result<Installed, Error> {
+    refuse_group_names(ruleset)?;
+    let own = own_part(tool, ruleset, spawn).await?;
+    let difference = diff(ruleset, &own);
+    if difference.is_empty() {
+        return Ok(Installed::AlreadyThere);
+    }
+    let is_clean = [Family::V4, Family::V6]
+        .iter()
+        .all(|&family| own.is_empty(family));
+    if !is_clean && others == Others::Refuse {
+        let difference = difference.iter().map(ToString::to_string).collect();
+        return Err(Error::Different { difference });
+    }
+    for family in [Family::V4, Family::V6] {
+        if !(own.is_empty(family) && ruleset.is_empty(family)) {
+            let lines = reconcile::replacement(&own, ruleset, family);
+            restore(tool.restore(family), &lines, spawn).await?;
+        }
+    }
+    Ok(if is_clean {
+        Installed::Loaded
+    } else {
+        Installed::Replaced
+    })
+}
+
+/// Removes what [`install`] put there, and nothing else; gives what it removed.
+pub async fn remove(tool: &Tool, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<Ruleset, Error> {
+    let own = own_part(tool, ruleset, spawn).await?;
+    let nothing = Ruleset::new(Owns::NewChains);
+    for family in families(&own) {
+        let lines = reconcile::replacement(&own, &nothing, family);
+        restore(tool.restore(family), &lines, spawn).await?;
+    }
+    Ok(own)
+}
+
+/// The interception rules that are there: `ruleset`'s, or others with Istio's names.
+pub async fn own_part(tool: &Tool, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<Ruleset, Error> {
+    let mut live = Ruleset::new(Owns::NewChains);
+    for family in [Family::V4, Family::V6] {
+        let text = read(tool, &[family], spawn).await?.text();
+        let parsed = save::parse(&text, family).map_err(|mistakes| Error::Unread {
+            program: tool.save(family).to_owned(),
+            mistakes: mistakes.iter().map(ToString::to_string).collect(),
+        })?;
+        live.extend(parsed.ruleset);
+    }
+    Ok(reconcile::own_part(&live, ruleset))
+}
+
+/// `nft` on this machine.
+pub fn find_nft() -> Result<PathBuf, ToolError> {
+    let directories = directories();
+    locate(&directories, "nft").ok_or_else(|| ToolError::NoNft {
+        searched: joined(&directories),
+    })
+}
+
+/// Loads `ruleset` by `nft`, or finds it there. What is loaded is compared as `nft` lists it, so the wanted rules are loaded
+/// first where `scratch` starts its programs: a namespace without rules.
+pub async fn install_nft(
+    nft: &Path,
+    ruleset: &Ruleset,
+    others: Others,
+    spawn: Spawn<'_>,
+    scratch: Spawn<'_>,
+) -> Result<Installed, Error> {
+    let difference = difference_nft(nft, ruleset, spawn, scratch).await?;
+    if difference.is_empty() {
+        return Ok(Installed::AlreadyThere);
+    }
+    let is_clean = list_nft(nft, spawn).await? == Snapshot(Vec::new());
+    if !is_clean && others == Others::Refuse {
+        return Err(Error::Different { difference });
+    }
+    replace_nft(nft, ruleset, spawn).await?;
+    Ok(if is_clean {
+        Installed::Loaded
+    } else {
+        Installed::Replaced
+    })
+}
+
+/// What the tables of Istio's layout have otherwise than `ruleset`, line by line.
+pub async fn difference_nft(
+    nft: &Path,
+    ruleset: &Ruleset,
+    spawn: Spawn<'_>,
+    scratch: Spawn<'_>,
+) -> Result<Vec<String>, Error> {
+    refuse_group_names(ruleset)?;
+    replace_nft(nft, ruleset, scratch).await?;
+    let (want, have) = (list_nft(nft, scratch).await?, list_nft(nft, spawn).await?);
+    match verify(&want, &have) {
+        Ok(()) => Ok(Vec::new()),
+        Err(Error::Different { difference }) => Ok(difference),
+        Err(other) => Err(other),
+    }
+}
+
+/// Deletes the tables of Istio's layout; gives the rules that were there.
+pub async fn remove_nft(nft: &Path, spawn: Spawn<'_>) -> Result<Snapshot, Error> {
+    let there = list_nft(nft, spawn).await?;
+    feed_nft(nft, &without_tables(), spawn).await?;
+    Ok(there)
+}
+
+/// Loads `ruleset` by `nft` in place of whatever the tables of Istio's layout hold, in one transaction.
+pub async fn replace_nft(nft: &Path, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<(), Error> {
+    refuse_group_names(ruleset)?;
+    let mut lines = without_tables();
+    lines.extend(nft::lines(ruleset));
+    feed_nft(nft, &lines, spawn).await
+}
+
+/// A table that is not there cannot be deleted, so it is made first.
+fn without_tables<'a>() -> Vec<Line<'a>> {
+    nft::table_names()
+        .flat_map(|name| {
+            [
+                format!("add table inet {name}"),
+                format!("delete table inet {name}"),
+            ]
+        })
+        .map(Line::bare)
+        .collect()
+}
+
+/// The tables of Istio's layout, each line with its chain.
+async fn list_nft(nft: &Path, spawn: Spawn<'_>) -> Result<Snapshot, Error> {
+    let arguments = ["--stateless", "--numeric", "list", "ruleset", "inet"].map(OsStr::new);
+    let output = run(nft, &arguments, String::new(), spawn).await?;
+    if !output.status.success() {
+        return Err(failed(nft, &output));
+    }
+    let (mut lines, mut table, mut chain) = (Vec::new(), None, String::new());
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["table", "inet", name, "{"] => table = nft::table_names().find(|own| own == name),
+            ["chain", name, "{"] => (*name).clone_into(&mut chain),
+            ["}"] | [] => {}
+            words => {
+                if let Some(table) = &table {
+                    lines.push(format!("{table} {chain} {}", words.join(" ")));
+                }
+            }
+        }
+    }
+    Ok(Snapshot(lines))
+}
+
+async fn feed_nft(nft: &Path, lines: &[Line<'_>], spawn: Spawn<'_>) -> Result<(), Error> {
+    let arguments = [OsStr::new("-f"), OsStr::new("-")];
+    feed(nft, &arguments, lines, spawn, refused_by_nft).await
+}
+
 /// Compares the kernel with what `ruleset`'s apply left there, and applies it where there is nothing at all.
 pub async fn reapply(
     tool: &Tool,
@@ -247,6 +455,11 @@ pub async fn reapply(
 pub struct Snapshot(Vec<String>);
 
 impl Snapshot {
+    /// As text, one line each.
+    pub fn text(&self) -> String {
+        self.0.iter().map(|line| format!("{line}\n")).collect()
+    }
+
     /// The lines that are rules.
     pub fn rules(&self) -> impl Iterator<Item = &str> {
         self.0
@@ -331,14 +544,25 @@ pub async fn read(tool: &Tool, families: &[Family], spawn: Spawn<'_>) -> Result<
 }
 
 async fn restore(program: &Path, lines: &[Line<'_>], spawn: Spawn<'_>) -> Result<(), Error> {
+    feed(program, &[OsStr::new("--noflush")], lines, spawn, refused_line).await
+}
+
+/// Gives a tool its input; `refused` finds the line in what it says of a failure.
+async fn feed(
+    program: &Path,
+    arguments: &[&OsStr],
+    lines: &[Line<'_>],
+    spawn: Spawn<'_>,
+    refused: fn(&str) -> Option<usize>,
+) -> Result<(), Error> {
     let text = lines.iter().map(|line| line.text.clone() + "\n").collect();
-    let output = run(program, &[OsStr::new("--noflush")], text, spawn).await?;
+    let output = run(program, arguments, text, spawn).await?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     let Some((number, line)) =
-        refused_line(&said).and_then(|number| Some((number, lines.get(number.checked_sub(1)?)?)))
+        refused(&said).and_then(|number| Some((number, lines.get(number.checked_sub(1)?)?)))
     else {
         return Err(failed(program, &output));
     };
@@ -354,6 +578,12 @@ async fn restore(program: &Path, lines: &[Line<'_>], spawn: Spawn<'_>) -> Result
         rule,
         option,
     })
+}
+
+/// The line number in `-:7:1-9: Error: …` or `/dev/stdin:7:1-9: Error: …`.
+fn refused_by_nft(said: &str) -> Option<usize> {
+    let mut parts = said.lines().next()?.split(':').skip(1);
+    parts.next()?.parse().ok()
 }
 
 /// The line number in "Error occurred at line: 7", "line 7 failed" or "iptables-restore: line 7 failed".

@@ -60,6 +60,10 @@ pub enum Match {
     State(Is<Vec<State>>),
     /// `-m statistic --mode random`: one packet in so many.
     OneIn(NonZeroU32),
+    /// `-m comment`: holds for every packet.
+    Comment(String),
+    /// A condition that was read and is not known here, in its own words.
+    Unknown(String),
 }
 
 /// A transport protocol.
@@ -69,6 +73,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// Another, by its number in the IP header.
+    Other(u8),
 }
 
 /// A mark's value under a mask; `None` is the whole mark.
@@ -89,6 +95,10 @@ pub enum State {
     Related,
     /// ESTABLISHED.
     Established,
+    /// NEW: a flow's first packet.
+    New,
+    /// UNTRACKED.
+    Untracked,
 }
 
 /// What becomes of a packet that a rule matches.
@@ -129,14 +139,19 @@ pub enum Target {
     Dnat(SocketAddr),
     /// From the machine's own address.
     Masquerade,
+    /// None: the rule counts.
+    Continue,
+    /// A target that was read and is not known here, in its own words.
+    Unknown(String),
 }
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+            Self::Udp => f.write_str("udp"),
+            Self::Other(number) => number.fmt(f),
+        }
     }
 }
 
@@ -155,6 +170,8 @@ impl fmt::Display for State {
             Self::Invalid => "INVALID",
             Self::Related => "RELATED",
             Self::Established => "ESTABLISHED",
+            Self::New => "NEW",
+            Self::Untracked => "UNTRACKED",
         })
     }
 }

@@ -6,13 +6,57 @@ use std::num::NonZeroUsize;
 
 use crate::rule::{Rule, Target};
 
-/// An address family.
+/// An address family of rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4.
     V4,
     /// IPv6.
     V6,
+    /// Both in one table: nftables' `inet`.
+    Inet,
+}
+
+impl Family {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Inet];
+}
+
+/// A netfilter hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    /// Before routing, on the way in.
+    Prerouting,
+    /// To a local socket.
+    Input,
+    /// Through the namespace.
+    Forward,
+    /// From a local socket.
+    Output,
+    /// After routing, on the way out.
+    Postrouting,
+}
+
+impl Hook {
+    /// All hooks, in the order of their numbers in `linux/netfilter.h`.
+    pub const ALL: [Self; 5] = [
+        Self::Prerouting,
+        Self::Input,
+        Self::Forward,
+        Self::Output,
+        Self::Postrouting,
+    ];
+
+    /// The built-in chain's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "PREROUTING",
+            Self::Input => "INPUT",
+            Self::Forward => "FORWARD",
+            Self::Output => "OUTPUT",
+            Self::Postrouting => "POSTROUTING",
+        }
+    }
 }
 
 /// A table; in the order in which they are written.
@@ -46,12 +90,16 @@ impl ChainId {
         &self.name
     }
 
-    /// Whether the kernel made it.
+    /// Whether it hangs on a hook: packets enter it without a jump.
     pub fn is_built_in(&self) -> bool {
-        matches!(
-            self.name.as_str(),
-            "PREROUTING" | "INPUT" | "FORWARD" | "OUTPUT" | "POSTROUTING"
-        )
+        self.hook().is_some()
+    }
+
+    /// The hook that it hangs on: iptables names such a chain as the hook, Istio's nftables layout in small letters.
+    pub fn hook(&self) -> Option<Hook> {
+        Hook::ALL
+            .into_iter()
+            .find(|hook| self.name == hook.name() || self.name == hook.name().to_ascii_lowercase())
     }
 }
 
@@ -91,6 +139,7 @@ pub struct Ruleset {
     recorded: BTreeMap<Family, Vec<Recorded>>,
     empty: Vec<(Family, ChainId)>,
     retired: Vec<(Family, ChainId)>,
+    dropping: Vec<(Family, ChainId)>,
 }
 
 impl Ruleset {
@@ -101,6 +150,7 @@ impl Ruleset {
             recorded: BTreeMap::new(),
             empty: Vec::new(),
             retired: Vec::new(),
+            dropping: Vec::new(),
         }
     }
 
@@ -132,9 +182,32 @@ impl Ruleset {
         self.empty.push((family, chain));
     }
 
+    /// Takes in what another ruleset has.
+    pub fn extend(&mut self, other: Self) {
+        for (family, recorded) in other.recorded {
+            self.recorded.entry(family).or_default().extend(recorded);
+        }
+        self.empty.extend(other.empty);
+        self.retired.extend(other.retired);
+        self.dropping.extend(other.dropping);
+    }
+
+    /// Gives a built-in chain the policy DROP.
+    pub fn drop_by_policy(&mut self, family: Family, chain: ChainId) {
+        self.declare(family, chain.clone());
+        self.dropping.push((family, chain));
+    }
+
+    /// Whether a chain's policy is DROP.
+    pub fn drops_by_policy(&self, family: Family, chain: &ChainId) -> bool {
+        self.dropping
+            .iter()
+            .any(|(of, dropping)| *of == family && dropping == chain)
+    }
+
     /// Removes the chains of `previous` that this ruleset no longer has.
     pub fn retire(&mut self, previous: &Self) {
-        for &family in &[Family::V4, Family::V6] {
+        for family in Family::ALL {
             let now: Vec<_> = [Table::Filter, Table::Mangle, Table::Nat, Table::Raw]
                 .iter()
                 .flat_map(|&table| self.chains(family, table))
@@ -212,6 +285,11 @@ impl Ruleset {
             .filter(|(of, _)| *of == family)
             .for_each(|(_, chain)| add(chain));
         chains
+    }
+
+    /// Whether a chain has rules, is jumped to, or is declared.
+    pub fn has(&self, family: Family, chain: &ChainId) -> bool {
+        self.chains(family, chain.table).contains(chain)
     }
 
     /// A chain's rules as the kernel will hold them, `-I` carried out.

@@ -7,12 +7,18 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use iptables::apply::{Applied, Error, Spawn, Tool, apply, read, reapply};
+use iptables::apply::{
+    Applied, Error, Installed, Others, Spawn, Tool, apply, find_nft, install, install_nft, own_part, read,
+    reapply, remove, remove_nft, replace_nft,
+};
+use iptables::diff::diff;
 use iptables::generate::generate;
 use iptables::kube_proxy::{self, Service};
-use iptables::options::{Group, Interception, OwnerGroups, Port, Raw, Start};
+use iptables::options::{Backend, Group, Interception, OwnerGroups, Port, Raw, Start};
+use iptables::parse::save::parse;
 use iptables::raw::Text;
 use iptables::render::restore::{render, rule_text};
+use iptables::render::{nft, save};
 use iptables::rule::Protocol;
 use iptables::ruleset::{Family, Ruleset, Table};
 use proptest::collection::vec;
@@ -280,6 +286,32 @@ fn whatever_the_options_the_tool_takes_the_rules() {
 }
 
 #[test]
+fn whatever_the_options_nft_takes_the_rules() {
+    let namespace = Namespace::new();
+    let mut runner = TestRunner::new(Config {
+        cases: 150,
+        ..Config::default()
+    });
+    runner
+        .run(&options(), |options| {
+            let text = nft::render(&generate(&Interception {
+                backend: Backend::Nftables,
+                ..options
+            }));
+            let mut child = namespace.command("nft", &["--check", "-f", "-"]).spawn().unwrap();
+            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            prop_assert!(
+                output.status.success(),
+                "{text}\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
 fn the_default_has_the_nine_rules_of_istio_output() {
     let rules = generate(&Interception::sidecar_default());
     let output = Ruleset::chain(Table::Nat, "ISTIO_OUTPUT");
@@ -302,4 +334,139 @@ fn the_default_has_the_nine_rules_of_istio_output() {
             "-j ISTIO_REDIRECT",
         ]
     );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_the_tool_saves_is_foreseen_and_read_back() {
+    let tool = Tool::find().unwrap();
+    for yaml in [
+        "{}",
+        "{mode: TPROXY, enableIPv6: true, redirectDNS: true, captureAllDNS: true, dropInvalid: true}",
+        "{enableIPv6: true, redirectDNS: true, dnsServersV4: [10.96.0.10], dnsServersV6: ['fd00::a'], rerouteVirtualInterfaces: 'a0,b0'}",
+        "{includeOutboundOwnerGroups: '1,2,3', excludeInterfaces: eth1, includeOutboundIPRanges: '10.1.2.3/8,127.0.0.0/8'}",
+    ] {
+        let namespace = Namespace::new();
+        let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+        let ruleset = generate(&resolve(yaml));
+        apply(&tool, &ruleset, spawn).await.unwrap();
+        for family in [Family::V4, Family::V6] {
+            let kernel = read(&tool, &[family], spawn).await.unwrap().text();
+            if ruleset.is_empty(family) {
+                continue;
+            }
+            // The order of tables is the tool's own affair.
+            let rules = |text: &str| -> Vec<Vec<String>> {
+                let mut tables: Vec<Vec<String>> = Vec::new();
+                for line in text.lines().filter(|line| line.starts_with(['*', '-'])) {
+                    if line.starts_with('*') {
+                        tables.push(Vec::new());
+                    }
+                    tables.last_mut().unwrap().push(line.to_owned());
+                }
+                tables.sort();
+                tables
+            };
+            assert_eq!(rules(&save::render(&ruleset, family)), rules(&kernel), "{yaml}");
+            let parsed = parse(&kernel, family).unwrap();
+            assert_eq!(parsed.unknown, [], "{yaml}");
+            let other: Vec<_> = diff(&ruleset, &parsed.ruleset)
+                .into_iter()
+                .filter(|each| each.family == family)
+                .collect();
+            assert_eq!(other, [], "{yaml}");
+        }
+    }
+}
+
+/// Rules of somebody else's, in chains that interception uses too.
+const FOREIGN: &str = "*nat\n:KUBE - [0:0]\n-A OUTPUT -d 10.9.9.9/32 -j KUBE\n-A KUBE -j RETURN\nCOMMIT\n*filter\n-A INPUT -i eth9 -j DROP\nCOMMIT\n";
+
+async fn saved(tool: &Tool, spawn: Spawn<'_>) -> Vec<String> {
+    let all = read(tool, &[Family::V4, Family::V6], spawn).await.unwrap();
+    all.rules().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn installed_twice_replaced_and_removed_beside_others_rules() {
+    let (namespace, tool) = (Namespace::new(), Tool::find().unwrap());
+    let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+    let mut foreign = namespace
+        .command("iptables-nft-restore", &["--noflush"])
+        .spawn()
+        .unwrap();
+    foreign
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(FOREIGN.as_bytes())
+        .unwrap();
+    assert!(foreign.wait().unwrap().success());
+    let before = saved(&tool, spawn).await;
+    let first = generate(&resolve(
+        "{mode: TPROXY, enableIPv6: true, excludeInterfaces: eth1}",
+    ));
+    let second = generate(&resolve(
+        "{excludeOutboundPorts: '8080', redirectDNS: true, captureAllDNS: true}",
+    ));
+    let loaded = install(&tool, &first, Others::Refuse, spawn).await.unwrap();
+    assert_eq!(loaded, Installed::Loaded);
+    let all = saved(&tool, spawn).await;
+    let again = install(&tool, &first, Others::Refuse, spawn).await.unwrap();
+    assert_eq!(again, Installed::AlreadyThere);
+    assert_eq!(saved(&tool, spawn).await, all);
+
+    let refused = install(&tool, &second, Others::Refuse, spawn).await.unwrap_err();
+    assert!(refused.to_string().contains("+ nat ISTIO_OUTPUT"), "{refused}");
+    assert_eq!(saved(&tool, spawn).await, all);
+
+    // What only the first's options can name is taken away by the first's options.
+    let removed = remove(&tool, &first, spawn).await.unwrap();
+    assert_eq!(diff(&first, &removed), []);
+    assert_eq!(saved(&tool, spawn).await, before);
+    install(&tool, &second, Others::Refuse, spawn).await.unwrap();
+    let third = generate(&resolve("excludeOutboundPorts: '9090'"));
+    let replaced = install(&tool, &third, Others::Replace, spawn).await.unwrap();
+    assert_eq!(replaced, Installed::Replaced);
+    assert_eq!(diff(&third, &own_part(&tool, &third, spawn).await.unwrap()), []);
+    remove(&tool, &third, spawn).await.unwrap();
+    assert_eq!(saved(&tool, spawn).await, before);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn nft_installed_twice_replaced_and_removed() {
+    let (namespace, empty, nft) = (Namespace::new(), Namespace::new(), find_nft().unwrap());
+    let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+    let scratch: Spawn<'_> = &|program, arguments| empty.spawn(program, arguments);
+    let first = generate(&resolve("{backend: nftables, mode: TPROXY, enableIPv6: true}"));
+    let second = generate(&resolve("{backend: nftables, excludeOutboundPorts: 80}"));
+    for want in [Installed::Loaded, Installed::AlreadyThere] {
+        let got = install_nft(&nft, &first, Others::Refuse, spawn, scratch).await;
+        assert_eq!(got.unwrap(), want);
+    }
+    let refused = install_nft(&nft, &second, Others::Refuse, spawn, scratch)
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("+ istio-proxy-"), "{refused}");
+    let replaced = install_nft(&nft, &second, Others::Replace, spawn, scratch).await;
+    assert_eq!(replaced.unwrap(), Installed::Replaced);
+    let listed = namespace.command("nft", &["list", "tables"]).output().unwrap();
+    assert_eq!(listed.stdout, b"table inet istio-proxy-nat\n");
+    remove_nft(&nft, spawn).await.unwrap();
+    let listed = namespace.command("nft", &["list", "ruleset"]).output().unwrap();
+    assert_eq!(listed.stdout, b"");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn nfts_refusal_names_its_line_its_rule_and_its_option() {
+    let (namespace, nft) = (Namespace::new(), find_nft().unwrap());
+    let spawn: Spawn<'_> = &|program, arguments| namespace.spawn(program, arguments);
+    let mut options = resolve("backend: nftables");
+    // More conditions than a rule of the kernel's holds; the options' check refuses it.
+    options.outbound_owners = OwnerGroups::Only((1..100).map(Group::Id).collect());
+    let refused = replace_nft(&nft, &generate(&options), spawn).await.unwrap_err();
+    let Error::Refused { option, rule, .. } = &refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(*option, "includeOutboundOwnerGroups", "{refused}");
+    assert!(rule.contains("istio-output skgid != 1 skgid != 2 "), "{refused}");
 }

@@ -95,6 +95,37 @@ pub enum Hop {
     End(End),
 }
 
+impl From<iptables::ruleset::Hook> for Hook {
+    fn from(hook: iptables::ruleset::Hook) -> Self {
+        match hook {
+            iptables::ruleset::Hook::Prerouting => Self::Prerouting,
+            iptables::ruleset::Hook::Input => Self::Input,
+            iptables::ruleset::Hook::Forward => Self::Forward,
+            iptables::ruleset::Hook::Output => Self::Output,
+            iptables::ruleset::Hook::Postrouting => Self::Postrouting,
+        }
+    }
+}
+
+/// A hop that was worked out from rules; only where that is said may it be shown.
+impl From<iptables::evaluate::Hop<'_>> for Hop {
+    fn from(hop: iptables::evaluate::Hop<'_>) -> Self {
+        match hop {
+            iptables::evaluate::Hop::Hook(hook) => Self::Hook(hook.into()),
+            iptables::evaluate::Hop::Rule(chain, position) => {
+                let number = position.map(|position| u16::try_from(position.get()).unwrap_or(u16::MAX));
+                Self::Rule {
+                    chain: chain.name().to_owned(),
+                    position: number
+                        .and_then(NonZeroU16::new)
+                        .map_or(Position::End, Position::Rule),
+                }
+            }
+            iptables::evaluate::Hop::Dropped => Self::End(End::Dropped),
+        }
+    }
+}
+
 /// A hop as a scenario expects it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HopPattern {

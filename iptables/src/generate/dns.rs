@@ -5,10 +5,10 @@ use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
-use super::{Emit, dport, nat, raw, tcp, udp};
-use crate::options::{DnsCapture, Group};
+use super::{Emit, dport, is_of, tcp, udp};
+use crate::options::{Backend, DnsCapture, Group};
 use crate::rule::{Is, Match, Target};
-use crate::ruleset::Place;
+use crate::ruleset::{ChainId, Family, Place};
 
 const DNS: NonZeroU16 = NonZeroU16::new(53).unwrap();
 /// The agent's DNS port; not an option in Istio.
@@ -20,52 +20,89 @@ const INSIDE: Target = Target::Zone(2);
 
 impl Emit<'_> {
     pub(super) fn dns(&mut self) {
-        let servers: Vec<Option<IpNet>> = match &self.options.dns {
-            DnsCapture::Off | DnsCapture::NoServers => return,
-            DnsCapture::All => vec![None],
+        match &self.options.dns {
+            DnsCapture::Off | DnsCapture::NoServers => {}
+            DnsCapture::All => self.every_query(),
             DnsCapture::Servers(servers) => {
                 let nets = servers.iter().copied().map(|server: IpAddr| IpNet::from(server));
-                nets.filter(|net| self.is_own_family(net)).map(Some).collect()
+                self.queries_to(&nets.collect::<Vec<_>>());
             }
-        };
-        let option = if servers.contains(&None) {
-            "captureAllDNS"
-        } else {
-            "redirectDNS"
-        };
-        let (in_raw, in_nat) = (raw("ISTIO_OUTPUT_DNS"), nat("ISTIO_OUTPUT_DNS"));
-        self.append(&raw("OUTPUT"), [], Target::Jump(in_raw.clone()), option);
-        if !servers.is_empty() {
-            self.append(&nat("ISTIO_OUTPUT"), [], Target::Jump(in_nat.clone()), option);
-        }
-        for protocol in [tcp(), udp()] {
-            for server in &servers {
-                let matches = with(
-                    vec![protocol.clone(), dport(DNS)],
-                    server.map(|net| Match::Destination(Is::Exactly(net))),
-                );
-                self.record(&in_nat, Place::End, matches, Target::Redirect(AGENT), option);
-            }
-        }
-        self.agent_zones();
-        if !servers.is_empty() {
-            self.append(&raw("PREROUTING"), [], Target::Jump(raw("ISTIO_INBOUND")), option);
-        }
-        for server in servers {
-            let query = with(
-                vec![udp(), dport(DNS)],
-                server.map(|net| Match::Destination(Is::Exactly(net))),
-            );
-            let answer = with(
-                vec![udp(), sport(DNS)],
-                server.map(|net| Match::Source(Is::Exactly(net))),
-            );
-            self.record(&in_raw, Place::End, query, INSIDE, option);
-            self.record(&raw("ISTIO_INBOUND"), Place::End, answer, OUTSIDE, option);
         }
     }
 
-    fn agent_zones(&mut self) {
+    fn every_query(&mut self) {
+        let option = "captureAllDNS";
+        let (in_raw, in_nat) = (self.raw("ISTIO_OUTPUT_DNS"), self.nat("ISTIO_OUTPUT_DNS"));
+        self.append(&self.raw("OUTPUT"), [], Target::Jump(in_raw.clone()), option);
+        self.append(
+            &self.nat("ISTIO_OUTPUT"),
+            [],
+            Target::Jump(in_nat.clone()),
+            option,
+        );
+        for protocol in [tcp(), udp()] {
+            self.append(&in_nat, [protocol, dport(DNS)], Target::Redirect(AGENT), option);
+        }
+        self.agent_zones(&in_raw);
+        let inbound = self.raw("ISTIO_INBOUND");
+        self.append(&self.raw("PREROUTING"), [], Target::Jump(inbound.clone()), option);
+        self.append(&in_raw, [udp(), dport(DNS)], INSIDE, option);
+        self.append(&inbound, [udp(), sport(DNS)], OUTSIDE, option);
+    }
+
+    fn queries_to(&mut self, servers: &[IpNet]) {
+        let option = "redirectDNS";
+        let (in_raw, in_nat) = (self.raw("ISTIO_OUTPUT_DNS"), self.nat("ISTIO_OUTPUT_DNS"));
+        let of = |family| servers.iter().copied().filter(move |net| is_of(family, net));
+        self.append(&self.raw("OUTPUT"), [], Target::Jump(in_raw.clone()), option);
+        let has_servers = |&family: &Family| of(family).next().is_some();
+        // In nftables' one table, one family's servers are enough for a jump.
+        let all: Vec<Family> = self.families().iter().copied().filter(has_servers).collect();
+        let jumping = match self.options.backend {
+            Backend::Iptables => all.as_slice(),
+            Backend::Nftables => all.get(..1).unwrap_or_default(),
+        };
+        for &family in jumping {
+            let jump = Target::Jump(in_nat.clone());
+            self.record_for(
+                family,
+                &self.nat("ISTIO_OUTPUT"),
+                Place::End,
+                vec![],
+                jump,
+                option,
+            );
+        }
+        for protocol in [tcp(), udp()] {
+            for &family in &all {
+                for server in of(family) {
+                    let matches = vec![
+                        protocol.clone(),
+                        dport(DNS),
+                        Match::Destination(Is::Exactly(server)),
+                    ];
+                    let agent = Target::Redirect(AGENT);
+                    self.record_for(family, &in_nat, Place::End, matches, agent, option);
+                }
+            }
+        }
+        self.agent_zones(&in_raw);
+        let inbound = self.raw("ISTIO_INBOUND");
+        for &family in jumping {
+            let jump = Target::Jump(inbound.clone());
+            self.record_for(family, &self.raw("PREROUTING"), Place::End, vec![], jump, option);
+        }
+        for &family in &all {
+            for server in of(family) {
+                let query = vec![udp(), dport(DNS), Match::Destination(Is::Exactly(server))];
+                let answer = vec![udp(), sport(DNS), Match::Source(Is::Exactly(server))];
+                self.record_for(family, &in_raw, Place::End, query, INSIDE, option);
+                self.record_for(family, &inbound, Place::End, answer, OUTSIDE, option);
+            }
+        }
+    }
+
+    fn agent_zones(&mut self, in_raw: &ChainId) {
         let uids = self
             .options
             .proxy_uids
@@ -77,25 +114,10 @@ impl Emit<'_> {
             .iter()
             .map(|&gid| (Match::OwnerGid(Is::Exactly(Group::Id(gid))), "proxyGID"));
         for (owner, option) in uids.chain(gids) {
-            self.append(
-                &raw("ISTIO_OUTPUT_DNS"),
-                [udp(), dport(DNS), owner.clone()],
-                OUTSIDE,
-                option,
-            );
-            self.append(
-                &raw("ISTIO_OUTPUT_DNS"),
-                [udp(), sport(AGENT), owner],
-                INSIDE,
-                option,
-            );
+            self.append(in_raw, [udp(), dport(DNS), owner.clone()], OUTSIDE, option);
+            self.append(in_raw, [udp(), sport(AGENT), owner], INSIDE, option);
         }
     }
-}
-
-fn with(mut matches: Vec<Match>, more: Option<Match>) -> Vec<Match> {
-    matches.extend(more);
-    matches
 }
 
 fn sport(port: NonZeroU16) -> Match {

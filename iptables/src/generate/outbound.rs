@@ -1,9 +1,9 @@
 //! Outbound capture: `ISTIO_OUTPUT`, in both modes.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroUsize};
 
-use super::{Emit, dport, nat, on_loopback, tcp, udp};
-use crate::options::{Group, OutboundRanges, OwnerGroups};
+use super::{Emit, dport, is_of, on_loopback, passthrough_source, tcp, udp};
+use crate::options::{Group, Interface, OutboundRanges, OwnerGroups};
 use crate::rule::{Is, Match, Target};
 use crate::ruleset::{ChainId, Place};
 
@@ -33,7 +33,7 @@ impl Owner {
 
 impl Emit<'_> {
     pub(super) fn outbound(&mut self) {
-        let output = nat("ISTIO_OUTPUT");
+        let output = self.nat("ISTIO_OUTPUT");
         for &port in &self.options.exclude_outbound_ports {
             for protocol in [tcp(), udp()] {
                 self.append(
@@ -44,8 +44,11 @@ impl Emit<'_> {
                 );
             }
         }
-        let source = Match::Source(Is::Exactly(self.passthrough_source()));
-        self.append(&output, [on_loopback(), source], Target::Return, "mode");
+        for &family in self.families() {
+            let source = Match::Source(Is::Exactly(passthrough_source(family)));
+            let matches = vec![on_loopback(), source];
+            self.record_for(family, &output, Place::End, matches, Target::Return, "mode");
+        }
         for &uid in &self.options.proxy_uids {
             self.owner(&output, &Owner::Uid(uid), "proxyUID");
         }
@@ -54,19 +57,20 @@ impl Emit<'_> {
         }
         self.owner_groups(&output);
         self.dns();
-        self.append(
-            &output,
-            [Match::Destination(Is::Exactly(self.loopback()))],
-            Target::Return,
-            "hostIPv4LoopbackCidr",
-        );
-        for range in &self.options.exclude_outbound_ranges {
-            if self.is_own_family(range) {
-                let matches = [Match::Destination(Is::Exactly(*range))];
-                self.append(&output, matches, Target::Return, "excludeOutboundIPRanges");
+        for &family in self.families() {
+            let matches = vec![Match::Destination(Is::Exactly(self.loopback(family)))];
+            let option = "hostIPv4LoopbackCidr";
+            self.record_for(family, &output, Place::End, matches, Target::Return, option);
+        }
+        for &family in self.families() {
+            let ranges = &self.options.exclude_outbound_ranges;
+            for range in ranges.iter().filter(|range| is_of(family, range)) {
+                let matches = vec![Match::Destination(Is::Exactly(*range))];
+                let option = "excludeOutboundIPRanges";
+                self.record_for(family, &output, Place::End, matches, Target::Return, option);
             }
         }
-        let redirect = Target::Jump(nat("ISTIO_REDIRECT"));
+        let redirect = Target::Jump(self.nat("ISTIO_REDIRECT"));
         for &port in &self.options.include_outbound_ports {
             self.append(
                 &output,
@@ -80,14 +84,17 @@ impl Emit<'_> {
 
     fn owner(&mut self, output: &ChainId, owner: &Owner, option: &'static str) {
         let tunnel = self.options.inbound_tunnel_port;
-        let elsewhere = Match::Destination(Is::Not(self.loopback()));
         // Istio takes 53 out of the UID's rule alone.
         let ports = match owner {
             Owner::Uid(_) if self.captures_dns() => Match::DestinationPorts(Is::Not(vec![DNS, tunnel])),
             Owner::Uid(_) | Owner::Gid(_) => Match::DestinationPort(Is::Not(tunnel)),
         };
-        let to_itself = [on_loopback(), elsewhere, tcp(), ports, owner.is()];
-        self.append(output, to_itself, Target::Jump(nat("ISTIO_IN_REDIRECT")), option);
+        for &family in self.families() {
+            let elsewhere = Match::Destination(Is::Not(self.loopback(family)));
+            let to_itself = vec![on_loopback(), elsewhere, tcp(), ports.clone(), owner.is()];
+            let capture = Target::Jump(self.nat("ISTIO_IN_REDIRECT"));
+            self.record_for(family, output, Place::End, to_itself, capture, option);
+        }
         if !self.includes_loopback() {
             if self.captures_dns() {
                 let matches = [
@@ -138,38 +145,27 @@ impl Emit<'_> {
 
     fn ranges(&mut self, output: &ChainId, redirect: &Target) {
         let option = "includeOutboundIPRanges";
-        let rerouted =
-            |interface: &crate::options::Interface| Match::InInterface(Is::Exactly(interface.clone()));
+        let prerouting = self.nat("PREROUTING");
+        let rerouted = |interface: &Interface| Match::InInterface(Is::Exactly(interface.clone()));
         match &self.options.outbound_ranges {
             OutboundRanges::All => {
                 self.append(output, [], redirect.clone(), option);
                 for interface in &self.options.reroute_interfaces {
-                    self.insert(
-                        &nat("PREROUTING"),
-                        1,
-                        [rerouted(interface)],
-                        redirect.clone(),
-                        option,
-                    );
+                    let arriving = [rerouted(interface)];
+                    self.insert(&prerouting, 1, arriving, redirect.clone(), option);
                 }
             }
             OutboundRanges::Only(ranges) => {
-                for range in ranges
-                    .iter()
-                    .filter(|range| self.is_own_family(range))
-                    .collect::<Vec<_>>()
-                {
-                    let to = || Match::Destination(Is::Exactly(*range));
-                    for interface in &self.options.reroute_interfaces {
-                        self.insert(
-                            &nat("PREROUTING"),
-                            1,
-                            [rerouted(interface), to()],
-                            redirect.clone(),
-                            option,
-                        );
+                for &family in self.families() {
+                    for range in ranges.iter().filter(|range| is_of(family, range)) {
+                        let to = || Match::Destination(Is::Exactly(*range));
+                        let first = Place::At(NonZeroUsize::MIN);
+                        for interface in &self.options.reroute_interfaces {
+                            let arriving = vec![rerouted(interface), to()];
+                            self.record_for(family, &prerouting, first, arriving, redirect.clone(), option);
+                        }
+                        self.record_for(family, output, Place::End, vec![to()], redirect.clone(), option);
                     }
-                    self.append(output, [to()], redirect.clone(), option);
                 }
             }
         }

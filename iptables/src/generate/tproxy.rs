@@ -1,40 +1,37 @@
 //! Inbound capture by mangle TPROXY, and the marks that lead the replies back.
 
-use super::{Emit, dport, mangle, on_loopback, tcp};
+use std::num::NonZeroUsize;
+
+use super::{Emit, dport, on_loopback, passthrough_source, tcp};
 use crate::options::{Group, InboundPorts, Interface, Tproxy};
 use crate::rule::{Is, Mark, Match, State, Target};
+use crate::ruleset::Place;
 
 /// The mark of the sidecar's own connections to its pod; a constant in Istio.
 const OUTBOUND_MARK: u32 = 1338;
 
 impl Emit<'_> {
     pub(super) fn inbound_tproxy(&mut self, tproxy: Tproxy) {
-        let inbound = mangle("ISTIO_INBOUND");
+        let inbound = self.mangle("ISTIO_INBOUND");
         let captured = match &self.options.inbound_ports {
             InboundPorts::Only(ports) if ports.is_empty() => return,
             InboundPorts::Only(ports) => ports.iter().copied().map(Some).collect(),
             InboundPorts::AllBut(_) => vec![None],
         };
-        self.append(
-            &mangle("ISTIO_DIVERT"),
-            [],
-            Target::SetMark(tproxy.mark.get()),
-            "tproxyMark",
-        );
-        self.append(&mangle("ISTIO_DIVERT"), [], Target::Accept, "mode");
-        let elsewhere = Match::Destination(Is::Not(self.loopback()));
+        let (divert, to_sidecar) = (self.mangle("ISTIO_DIVERT"), self.mangle("ISTIO_TPROXY"));
+        self.append(&divert, [], Target::SetMark(tproxy.mark.get()), "tproxyMark");
+        self.append(&divert, [], Target::Accept, "mode");
         let target = Target::Tproxy {
             port: self.options.inbound_capture_port,
             mark: tproxy.mark,
         };
+        for &family in self.families() {
+            let elsewhere = Match::Destination(Is::Not(self.loopback(family)));
+            let (matches, option) = (vec![elsewhere, tcp()], "inboundCapturePort");
+            self.record_for(family, &to_sidecar, Place::End, matches, target.clone(), option);
+        }
         self.append(
-            &mangle("ISTIO_TPROXY"),
-            [elsewhere, tcp()],
-            target,
-            "inboundCapturePort",
-        );
-        self.append(
-            &mangle("PREROUTING"),
+            &self.mangle("PREROUTING"),
             [tcp()],
             Target::Jump(inbound.clone()),
             "includeInboundPorts",
@@ -51,16 +48,10 @@ impl Emit<'_> {
         }
         for port in captured {
             let known = Match::State(Is::Exactly(vec![State::Related, State::Established]));
-            let divert = (Some(known), Target::Jump(mangle("ISTIO_DIVERT")));
-            for (state, target) in [divert, (None, Target::Jump(mangle("ISTIO_TPROXY")))] {
+            let divert = (Some(known), Target::Jump(divert.clone()));
+            for (state, target) in [divert, (None, Target::Jump(to_sidecar.clone()))] {
                 let matches = [tcp()].into_iter().chain(port.map(dport)).chain(state).collect();
-                self.record(
-                    &inbound,
-                    crate::ruleset::Place::End,
-                    matches,
-                    target,
-                    "includeInboundPorts",
-                );
+                self.record(&inbound, Place::End, matches, target, "includeInboundPorts");
             }
         }
     }
@@ -70,10 +61,10 @@ impl Emit<'_> {
             value: tproxy.mark.get(),
             mask: None,
         };
-        let output = mangle("OUTPUT");
+        let output = self.mangle("OUTPUT");
         let marked = || Match::Mark(Is::Exactly(mark));
         self.append(
-            &mangle("PREROUTING"),
+            &self.mangle("PREROUTING"),
             [tcp(), marked()],
             Target::SaveMark,
             "tproxyMark",
@@ -95,13 +86,12 @@ impl Emit<'_> {
             .iter()
             .map(|&gid| (Match::OwnerGid(Is::Exactly(Group::Id(gid))), "proxyGID"));
         for (owner, option) in uids.chain(gids) {
-            let elsewhere = Match::Destination(Is::Not(self.loopback()));
-            self.append(
-                &output,
-                [elsewhere, tcp(), on_loopback(), owner],
-                Target::SetMark(OUTBOUND_MARK),
-                option,
-            );
+            for &family in self.families() {
+                let elsewhere = Match::Destination(Is::Not(self.loopback(family)));
+                let matches = vec![elsewhere, tcp(), on_loopback(), owner.clone()];
+                let target = Target::SetMark(OUTBOUND_MARK);
+                self.record_for(family, &output, Place::End, matches, target, option);
+            }
         }
         self.append(
             &output,
@@ -109,15 +99,19 @@ impl Emit<'_> {
             Target::RestoreMark,
             "tproxyMark",
         );
-        let inbound = mangle("ISTIO_INBOUND");
+        let inbound = self.mangle("ISTIO_INBOUND");
         let arriving = || Match::InInterface(Is::Exactly(Interface::loopback()));
-        let source = Match::Source(Is::Exactly(self.passthrough_source()));
         let not_outbound = Match::Mark(Is::Not(Mark {
             value: OUTBOUND_MARK,
             mask: None,
         }));
         self.insert(&inbound, 1, [tcp(), marked()], Target::Return, "tproxyMark");
-        self.insert(&inbound, 2, [tcp(), source, arriving()], Target::Return, "mode");
+        for &family in self.families() {
+            let source = Match::Source(Is::Exactly(passthrough_source(family)));
+            let second = Place::At(NonZeroUsize::MIN.saturating_add(1));
+            let matches = vec![tcp(), source, arriving()];
+            self.record_for(family, &inbound, second, matches, Target::Return, "mode");
+        }
         self.insert(
             &inbound,
             3,

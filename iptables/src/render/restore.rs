@@ -2,17 +2,9 @@
 
 use std::fmt::Display;
 
+use super::Line;
 use crate::rule::{Is, Match, Rule, Target};
 use crate::ruleset::{ChainId, Family, Owns, Place, Recorded, Ruleset, Table};
-
-/// One line of the input, and the rule it came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line<'a> {
-    /// The text, without its newline.
-    pub text: String,
-    /// The rule, where the line is one.
-    pub rule: Option<&'a Rule>,
-}
 
 /// The whole input for one family; empty when the family has no rules.
 pub fn render(ruleset: &Ruleset, family: Family) -> String {
@@ -26,8 +18,8 @@ pub fn render(ruleset: &Ruleset, family: Family) -> String {
 pub fn lines(ruleset: &Ruleset, family: Family) -> Vec<Line<'_>> {
     let mut lines = Vec::new();
     for table in ruleset.tables(family) {
-        lines.push(bare(format!("*{table}")));
-        lines.extend(declarations(ruleset, family, table).into_iter().map(bare));
+        lines.push(Line::bare(format!("*{table}")));
+        lines.extend(declarations(ruleset, family, table).into_iter().map(Line::bare));
         let recorded = ruleset
             .recorded(family)
             .iter()
@@ -39,15 +31,11 @@ pub fn lines(ruleset: &Ruleset, family: Family) -> Vec<Line<'_>> {
         lines.extend(
             ruleset
                 .retired(family, table)
-                .map(|chain| bare(format!("-X {}", chain.name()))),
+                .map(|chain| Line::bare(format!("-X {}", chain.name()))),
         );
-        lines.push(bare("COMMIT".to_owned()));
+        lines.push(Line::bare("COMMIT".to_owned()));
     }
     lines
-}
-
-fn bare<'a>(text: String) -> Line<'a> {
-    Line { text, rule: None }
 }
 
 fn declarations(ruleset: &Ruleset, family: Family, table: Table) -> Vec<String> {
@@ -63,8 +51,13 @@ fn declarations(ruleset: &Ruleset, family: Family, table: Table) -> Vec<String> 
     match ruleset.owns() {
         Owns::NewChains => chains
             .iter()
-            .filter(|chain| !chain.is_built_in())
-            .map(|chain| format!("-N {}", chain.name()))
+            .filter_map(|chain| {
+                if !chain.is_built_in() {
+                    return Some(format!("-N {}", chain.name()));
+                }
+                let drops = ruleset.drops_by_policy(family, chain);
+                drops.then(|| format!(":{} DROP [0:0]", chain.name()))
+            })
             .collect(),
         Owns::Contents => {
             let (built_in, own): (Vec<_>, Vec<_>) = chains.iter().partition(|chain| chain.is_built_in());
@@ -89,7 +82,11 @@ fn recorded_text(each: &Recorded) -> String {
 /// A rule without its chain: `-p tcp --dport 15008 -j RETURN`.
 pub fn rule_text(rule: &Rule) -> String {
     let mut words: Vec<String> = rule.matches.iter().map(match_text).collect();
-    words.push(format!("-j {}", target_text(&rule.target)));
+    if let Target::Unknown(text) = &rule.target {
+        words.push(text.clone());
+    } else if rule.target != Target::Continue {
+        words.push(format!("-j {}", target_text(&rule.target)));
+    }
     words.join(" ")
 }
 
@@ -100,7 +97,8 @@ fn either<T>(prefix: &str, option: &str, is: &Is<T>, show: impl Fn(&T) -> String
     }
 }
 
-fn match_text(each: &Match) -> String {
+/// A condition: `! -d 127.0.0.1/32`.
+pub fn match_text(each: &Match) -> String {
     match each {
         Match::InInterface(is) => either("", "-i", is, ToString::to_string),
         Match::OutInterface(is) => either("", "-o", is, ToString::to_string),
@@ -120,6 +118,8 @@ fn match_text(each: &Match) -> String {
             "-m statistic --mode random --probability {:.10}",
             1.0 / f64::from(count.get())
         ),
+        Match::Comment(text) => format!("-m comment --comment {text:?}"),
+        Match::Unknown(text) => text.clone(),
     }
 }
 
@@ -136,7 +136,8 @@ fn target_text(target: &Target) -> String {
         Target::Return => "RETURN".to_owned(),
         Target::Accept => "ACCEPT".to_owned(),
         Target::Drop => "DROP".to_owned(),
-        Target::Reject => "REJECT --reject-with icmp-port-unreachable".to_owned(),
+        // The tool's default in either family: port unreachable.
+        Target::Reject => "REJECT".to_owned(),
         Target::Jump(chain) => chain.name().to_owned(),
         Target::Redirect(port) => format!("REDIRECT --to-ports {port}"),
         Target::Tproxy { port, mark } => format!("TPROXY --tproxy-mark {mark}/0xffffffff --on-port {port}"),
@@ -148,5 +149,7 @@ fn target_text(target: &Target) -> String {
         Target::Zone(zone) => format!("CT --zone {zone}"),
         Target::Dnat(to) => format!("DNAT --to-destination {to}"),
         Target::Masquerade => "MASQUERADE --random-fully".to_owned(),
+        Target::Continue => String::new(),
+        Target::Unknown(text) => text.clone(),
     }
 }

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod race;
+mod rules;
 mod run;
 mod world;
 
@@ -34,6 +35,12 @@ enum Command {
     Run(run::Args),
     /// Run every order in which a pod's start can go, and say what decides
     Race(race::Args),
+    /// The interception rules themselves: print, explain, compare, apply, remove
+    Rules {
+        /// What about them
+        #[command(subcommand)]
+        command: rules::Command,
+    },
     /// Say whether this machine can run a lab, and what to do if not
     Doctor,
     /// Print the JSON Schema of scenario files
@@ -73,6 +80,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(args).into(),
         Command::Race(args) => race::run(args).into(),
+        Command::Rules { command } => rules::run(command).into(),
         Command::Doctor => doctor::run().into(),
         Command::Schema => {
             terminal::print(&format!("{:#}\n", crate::scenario::schema()));

@@ -6,3 +6,4 @@ pub mod mount;
 pub mod netns;
 pub mod segment;
 pub mod sysctl;
+pub mod tproxy;

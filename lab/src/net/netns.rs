@@ -116,6 +116,42 @@ impl NetNs {
         })
     }
 
+    /// A namespace that somebody else made: its name under /run/netns, or a path.
+    pub fn open(name: &str) -> Result<Self, Error> {
+        let path = if name.contains('/') {
+            PathBuf::from(name)
+        } else {
+            Path::new("/run/netns").join(name)
+        };
+        let file = File::open(path).map_err(|source| Error::Open {
+            name: name.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            file,
+        })
+    }
+
+    /// A namespace without a name: it is gone when this value is, and what was started in it.
+    pub fn scratch() -> Result<Self, Error> {
+        let name = "scratch";
+        let made = std::thread::spawn(|| {
+            #[expect(clippy::disallowed_methods, reason = "a thread of its own, which ends here")]
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open("/proc/thread-self/ns/net")
+        });
+        let failed = || io::Error::other("the thread that makes it panicked");
+        let file = made.join().unwrap_or_else(|_| Err(failed()));
+        Ok(Self {
+            name: name.to_owned(),
+            file: file.map_err(|source| Error::Open {
+                name: name.to_owned(),
+                source,
+            })?,
+        })
+    }
+
     /// The namespace that the calling thread is in.
     pub fn own(name: &str) -> Result<Self, Error> {
         let file = File::open("/proc/thread-self/ns/net").map_err(|source| Error::Open {

@@ -1,5 +1,7 @@
 //! The six traffic types and their kin, against this kernel, in namespaces that each test makes for itself.
 
+mod arbitrary;
+mod judge;
 mod world;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,0 +1,4 @@
+//! A tool's output as a ruleset.
+
+pub mod save;
+mod words;
