@@ -24,6 +24,8 @@ const DEEPEST: usize = 16;
 pub struct Program {
     dialect: Dialect,
     is_v6: Option<bool>,
+    /// Whether a rule needs conntrack: without one nothing is tracked, and nat chains see no packet.
+    tracks: bool,
     chains: Vec<Chain>,
     /// For each hook, its base chains in the order in which a packet meets them.
     bases: [Vec<usize>; 5],
@@ -201,6 +203,8 @@ impl Program {
                 });
             }
         }
+        let mut rules = chains.iter().flat_map(|chain: &Chain| &chain.rules);
+        let tracks = rules.any(|entry| needs_conntrack(&entry.rule));
         let place = |id: &ChainId| chains.iter().position(|chain: &Chain| chain.id == *id);
         let jumps: Vec<Vec<Option<usize>>> = chains
             .iter()
@@ -235,6 +239,7 @@ impl Program {
         Self {
             dialect,
             is_v6,
+            tracks,
             chains,
             bases,
         }
@@ -337,6 +342,22 @@ impl At {
     pub(crate) fn parts(self) -> (usize, usize) {
         (self.chain, self.index)
     }
+}
+
+/// Whether loading it makes the kernel track connections (`nf_ct_netns_get`); what is not known may.
+fn needs_conntrack(rule: &Rule) -> bool {
+    let condition = |each: &Match| matches!(each, Match::State(_) | Match::Connmark(_) | Match::Unknown(_));
+    let target = matches!(
+        rule.target,
+        Target::Redirect(_)
+            | Target::Dnat(_)
+            | Target::Masquerade
+            | Target::SaveMark
+            | Target::RestoreMark
+            | Target::Zone(_)
+            | Target::Unknown(_)
+    );
+    target || rule.matches.iter().any(condition)
 }
 
 /// `linux/netfilter_ipv4.h`; NAT of source addresses comes last.
@@ -482,14 +503,15 @@ impl Run<'_, '_> {
         let mut is_empty = true;
         for &base in program.bases(hook) {
             let chain = &program.chains[base];
-            if chain.id.table() == Table::Nat && !self.live.packet.connection.asks_nat() {
+            let connection = self.live.packet.connection;
+            if chain.id.table() == Table::Nat && !(program.tracks && connection.asks_nat()) {
                 continue;
             }
             is_empty = false;
-            let connection = self.live.packet.connection;
             let is_early = chain.id.table() == Table::Raw && matches!(hook, Hook::Prerouting | Hook::Output);
             // Over `lo` it comes back with its connection.
-            let is_seen = connection.exists() && (connection.nat == Nat::Settled || !is_early);
+            let is_seen =
+                program.tracks && connection.exists() && (connection.nat == Nat::Settled || !is_early);
             self.live.seen = if is_seen { Seen::Connection } else { Seen::Nothing };
             self.visits.push(Visit {
                 hook,

@@ -322,3 +322,17 @@ fn before_conntrack_there_is_no_connection_but_for_a_template() {
         "OUTPUT -> OUTPUT#4 -> POSTROUTING"
     );
 }
+
+#[test]
+fn where_nothing_needs_conntrack_nat_chains_see_nothing() {
+    let path_under = |rule: &str| {
+        let text = format!("*nat\n-A OUTPUT -p udp -j ACCEPT\n-A OUTPUT {rule}\nCOMMIT\n");
+        let program = Program::compile(&save::parse(&text, Family::V4).unwrap().ruleset, Family::V4);
+        path(&program, &out(APP, Protocol::Udp, "10.0.0.1:80", "eth0"))
+    };
+    assert_eq!(path_under("-p tcp -j RETURN"), "OUTPUT -> POSTROUTING");
+    assert_eq!(
+        path_under("-p tcp -j REDIRECT --to-ports 1"),
+        "OUTPUT -> OUTPUT#1 -> POSTROUTING"
+    );
+}

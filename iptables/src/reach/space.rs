@@ -339,7 +339,9 @@ impl Space {
         let mut pieces = vec![all];
         pieces = split(pieces, |piece| self.one_family(piece));
         pieces = split(pieces, |piece| self.owned_or_not(piece, hook));
-        if scope == Scope::UsualRouting && matches!(hook, Hook::Output | Hook::Postrouting) {
+        // Table filter sees a redirected packet's new address beside its old interface.
+        let is_routed = matches!(hook, Hook::Output | Hook::Postrouting) && chain.table() != Table::Filter;
+        if scope == Scope::UsualRouting && is_routed {
             pieces = split(pieces, |piece| self.loopback_by_lo(piece));
         }
         pieces
