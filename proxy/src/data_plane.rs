@@ -222,6 +222,18 @@ impl Proxy {
         tasks.spawn_local(task);
     }
 
+    fn become_state(&self, state: ServerState) {
+        self.state.set(state);
+        // `envoy.admin.v3.ServerInfo.State`.
+        let number = match state {
+            ServerState::Live => 0,
+            ServerState::Draining => 1,
+            ServerState::PreInitializing => 2,
+            ServerState::Initializing => 3,
+        };
+        self.stats.gauge("server.state").set(number);
+    }
+
     /// How far the start has come.
     pub const fn state(&self) -> ServerState {
         self.state.get()
@@ -230,7 +242,7 @@ impl Proxy {
     /// Clusters are there; listeners are asked for.
     pub fn set_initializing(&self) {
         if self.state.get() == ServerState::PreInitializing {
-            self.state.set(ServerState::Initializing);
+            self.become_state(ServerState::Initializing);
         }
     }
 
@@ -248,7 +260,7 @@ impl Proxy {
     /// No new connections from now on.
     pub fn drain(&self) {
         self.workers.drain();
-        self.state.set(ServerState::Draining);
+        self.become_state(ServerState::Draining);
         for listener in self.listeners.borrow_mut().values_mut() {
             if let Some(socket) = listener.socket.take() {
                 socket.abort();
@@ -510,7 +522,7 @@ impl Proxy {
             known.active = Some(config);
         }
         if first && self.state.get() != ServerState::Draining {
-            self.state.set(ServerState::Live);
+            self.become_state(ServerState::Live);
             crate::sys::give_back_code();
             self.stats.gauge("server.live").set(1);
             log("all dependencies initialized. starting workers");

@@ -120,6 +120,9 @@ async fn pass(
     (outcome.local, outcome.upstream_id) = (Some(link.local), Some(link.id));
     let passed = splice::both_ways(client, prefix, upstream, BytesMut::new()).await;
     (outcome.received, outcome.sent) = (passed.to_host, passed.to_client);
+    cluster.stats.cx_tx_bytes.add(passed.to_host);
+    cluster.stats.cx_rx_bytes.add(passed.to_client);
+    drop(link);
     match passed.ended {
         Ended::Client => outcome.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION),
         Ended::ClientReset => outcome.flags.set(Flags::DOWNSTREAM_REMOTE_RESET),

@@ -12,50 +12,134 @@ use crate::config::cluster::Discovery;
 use crate::config::listener::{ListenerConfig, NetworkFilter, Routes};
 use crate::data_plane::Proxy;
 use crate::upstream::Cluster;
+use crate::upstream::host::Host;
 use crate::xds::Kind;
+
+/// The limits of a cluster, by priority (`CircuitBreakers.Thresholds`, with its defaults).
+fn thresholds(proto: &ClusterProto) -> [(&'static str, [(&'static str, u32); 4]); 2] {
+    let of = |priority: i32| {
+        let found = proto
+            .circuit_breakers
+            .as_ref()
+            .and_then(|all| all.thresholds.iter().find(|it| it.priority == priority));
+        let value = |number: Option<u32>, default| number.unwrap_or(default);
+        [
+            (
+                "max_connections",
+                value(found.and_then(|it| Some(it.max_connections?.value)), 1024),
+            ),
+            (
+                "max_pending_requests",
+                value(found.and_then(|it| Some(it.max_pending_requests?.value)), 1024),
+            ),
+            (
+                "max_requests",
+                value(found.and_then(|it| Some(it.max_requests?.value)), 1024),
+            ),
+            (
+                "max_retries",
+                value(found.and_then(|it| Some(it.max_retries?.value)), 3),
+            ),
+        ]
+    };
+    [("default", of(0)), ("high", of(1))]
+}
+
+/// What is counted of a host.
+fn counted(host: &Host) -> [(&'static str, &'static str, u64); 8] {
+    let open = host
+        .cx_total
+        .get()
+        .min(u64::try_from(host.idle_count()).unwrap_or(0))
+        + host.rq_active.get();
+    [
+        ("cx_active", "GAUGE", open),
+        ("cx_connect_fail", "COUNTER", host.cx_connect_fail.get()),
+        ("cx_total", "COUNTER", host.cx_total.get()),
+        ("rq_active", "GAUGE", host.rq_active.get()),
+        ("rq_error", "COUNTER", host.rq_error.get()),
+        ("rq_success", "COUNTER", host.rq_success.get()),
+        ("rq_timeout", "COUNTER", host.rq_timeout.get()),
+        ("rq_total", "COUNTER", host.rq_total.get()),
+    ]
+}
 
 pub(super) fn clusters_text(proxy: &Proxy) -> String {
     let mut text = String::new();
-    for (cluster, _, is_static) in proxy.all_clusters() {
+    for (cluster, proto, is_static) in proxy.all_clusters() {
         let name = &cluster.config.name;
-        text.push_str(&format!(
-            "{name}::observability_name::{name}\n{name}::added_via_api::{}\n",
-            !is_static
-        ));
-        for host in cluster.members().iter() {
-            let line = |key: &str, value: String| format!("{name}::{host}::{key}::{value}\n");
-            text.push_str(&line("cx_idle", cluster.host(*host).idle_count().to_string()));
-            text.push_str(&line(
-                "rq_active",
-                cluster.host(*host).rq_active.get().to_string(),
-            ));
-            text.push_str(&line("health_flags", "healthy".to_owned()));
+        text.push_str(&format!("{name}::observability_name::{name}\n"));
+        for (priority, limits) in thresholds(&proto) {
+            for (limit, value) in limits {
+                text.push_str(&format!("{name}::{priority}_priority::{limit}::{value}\n"));
+            }
+        }
+        text.push_str(&format!("{name}::added_via_api::{}\n", !is_static));
+        if let Discovery::Eds(service) = &cluster.config.discovery {
+            text.push_str(&format!("{name}::eds_service_name::{service}\n"));
+        }
+        for address in cluster.members().iter() {
+            let host = cluster.host(*address);
+            let line = |key: &str, value: &str| format!("{name}::{address}::{key}::{value}\n");
+            for (key, _, value) in counted(&host) {
+                text.push_str(&line(key, &value.to_string()));
+            }
+            for (key, value) in HOST {
+                text.push_str(&line(key, value));
+            }
         }
     }
     text
 }
 
+/// What is the same of every host here: none has a locality, a weight or a health check of its own.
+const HOST: [(&str, &str); 9] = [
+    ("hostname", ""),
+    ("health_flags", "healthy"),
+    ("weight", "1"),
+    ("region", ""),
+    ("zone", ""),
+    ("sub_zone", ""),
+    ("canary", "false"),
+    ("priority", "0"),
+    ("success_rate", "-1"),
+];
+
 pub(super) fn clusters_json(proxy: &Proxy) -> Value {
-    let host = |cluster: &Cluster, host: &std::net::SocketAddr| {
+    let host = |cluster: &Cluster, address: std::net::SocketAddr| {
+        let stats = counted(&cluster.host(address));
         json!({
-            "address": socket(*host),
-            "stats": [{ "name": "rq_active", "type": "GAUGE", "value": cluster.host(*host).rq_active.get().to_string() }],
+            "address": socket(address),
+            "stats": stats.map(|(name, kind, value)| json!({ "name": name, "type": kind, "value": value.to_string() })),
             "health_status": { "eds_health_status": "HEALTHY" },
             "weight": 1,
+            "locality": {},
         })
     };
-    let statuses: Vec<Value> = proxy
-        .all_clusters()
-        .iter()
-        .map(|(cluster, _, is_static)| {
-            json!({
-                "name": cluster.config.name,
-                "added_via_api": !is_static,
-                "host_statuses": cluster.members().iter().map(|it| host(cluster, it)).collect::<Vec<_>>(),
-            })
-        })
-        .collect();
-    json!({ "cluster_statuses": statuses })
+    let limits = |proto: &ClusterProto| {
+        let of = |(priority, limits): (&str, [(&str, u32); 4])| {
+            let mut value = json!({ "priority": priority.to_uppercase() });
+            for (limit, number) in limits {
+                value[limit] = json!(number);
+            }
+            value
+        };
+        thresholds(proto).map(of)
+    };
+    let one = |(cluster, proto, is_static): &(std::rc::Rc<Cluster>, ClusterProto, bool)| {
+        let mut value = json!({
+            "name": cluster.config.name,
+            "observability_name": cluster.config.name,
+            "added_via_api": !is_static,
+            "circuit_breakers": { "thresholds": limits(proto) },
+            "host_statuses": cluster.members().iter().map(|it| host(cluster, *it)).collect::<Vec<_>>(),
+        });
+        if let Discovery::Eds(service) = &cluster.config.discovery {
+            value["eds_service_name"] = json!(service);
+        }
+        value
+    };
+    json!({ "cluster_statuses": proxy.all_clusters().iter().map(one).collect::<Vec<_>>() })
 }
 
 pub(super) fn listeners_text(proxy: &Proxy) -> String {

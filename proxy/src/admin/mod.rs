@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::data_plane::{Proxy, ServerState};
 use crate::http::h1::encode::date;
+use crate::stats::histogram::{LIMITS, Snapshot};
 use crate::stats::prometheus;
 
 /// Paths, in the order of the list that an unknown path gets.
@@ -188,11 +189,29 @@ fn statistics(proxy: &Proxy, query: &str) -> Response<Page> {
     let lines = proxy.stats.all().into_iter().filter(|(name, _, value)| {
         filter.as_ref().is_none_or(|filter| filter.is_match(name)) && (!used_only || *value > 0)
     });
-    plain(
-        lines
-            .map(|(name, _, value)| format!("{name}: {value}\n"))
-            .collect::<String>(),
-    )
+    let numbers = lines.map(|(name, _, value)| format!("{name}: {value}\n"));
+    let histograms = proxy.stats.histograms().into_iter().filter(|(name, seen)| {
+        filter.as_ref().is_none_or(|filter| filter.is_match(name)) && (!used_only || seen.count > 0)
+    });
+    let histograms = histograms.map(|(name, seen)| format!("{name}: {}\n", quantiles(&seen)));
+    plain(numbers.chain(histograms).collect::<String>())
+}
+
+/// As Envoy words it; a quantile is told as the limit that it lies within.
+fn quantiles(seen: &Snapshot) -> String {
+    if seen.count == 0 {
+        return "No recorded values".to_owned();
+    }
+    let within = |percent: u64| {
+        let wanted = (seen.count * percent).div_ceil(100).max(1);
+        let limit = LIMITS
+            .iter()
+            .zip(&seen.within)
+            .find(|(_, count)| **count >= wanted);
+        limit.map_or("inf".to_owned(), |(limit, _)| limit.to_string())
+    };
+    let quantile = |percent| format!("P{percent}(nan,{})", within(percent));
+    [0, 25, 50, 75, 90, 95, 99, 100].map(quantile).join(" ")
 }
 
 fn help() -> String {

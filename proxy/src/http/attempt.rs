@@ -25,6 +25,7 @@ use crate::access_log::Flags;
 use crate::config::listener::HttpConfig;
 use crate::upstream::Cluster;
 use crate::upstream::connect::{ConnectError, connect_http1, connect_http2};
+use crate::upstream::counted::Counted;
 use crate::upstream::host::{Host, Http1, Http2, more};
 use crate::within::until;
 
@@ -125,11 +126,19 @@ async fn connecting<T>(
     body: &mut RequestBody<'_>,
     connect: impl Future<Output = Result<T, ConnectError>>,
 ) -> Result<T, Failure> {
+    request.cluster.stats.rq_pending_total.inc();
     if body.is_whole() {
         tokio::select! {
             biased;
             made = connect => made.map_err(Failure::Connect),
             why = watch(request, body) => Err(why),
+        }
+    } else if request.head.http2 {
+        // What a stream sends ahead waits in its flow-control window.
+        tokio::select! {
+            biased;
+            made = connect => made.map_err(Failure::Connect),
+            () = body.gone() => Err(Failure::ClientGone),
         }
     } else {
         tokio::select! {
@@ -195,7 +204,9 @@ async fn over_http1(
         output,
         ..
     } = connection;
-    let (mut read, mut write) = stream.split();
+    let (read, write) = stream.split();
+    let mut read = Counted::new(read, &request.cluster.stats);
+    let mut write = Counted::new(write, &request.cluster.stats);
     let framing = body.framing();
     output.clear();
     encode::request(output, request.head, framing);

@@ -323,8 +323,17 @@ async fn tries(
             deadline: &deadline,
         };
         host.rq_active.set(host.rq_active.get() + 1);
+        let active = cluster.stats.rq_active.hold();
         let result = attempt::attempt(&request, &host, body, client, info, &again).await;
         host.rq_active.set(host.rq_active.get().saturating_sub(1));
+        drop(active);
+        if let Ok(Answered::Whole { .. }) = result {
+            let took = info.since_sent().as_millis();
+            cluster
+                .stats
+                .rq_time
+                .record(u32::try_from(took).unwrap_or(u32::MAX));
+        }
         attempt::count(&host, &result, info.status);
         if info.status > 0 {
             cluster.stats.response(info.status);

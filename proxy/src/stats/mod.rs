@@ -1,10 +1,13 @@
 //! Counters and gauges under Envoy's names, and their two renderings.
 
+pub mod histogram;
 pub mod prometheus;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use histogram::{Histogram, Snapshot};
 
 /// A counter or gauge. Cheap to clone and to change: made once, held where it is counted. All workers count on it.
 #[derive(Debug, Clone, Default)]
@@ -19,9 +22,22 @@ pub enum Kind {
     Gauge,
 }
 
+impl Kind {
+    /// In Prometheus' word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+        }
+    }
+}
+
 /// All numbers of a data plane.
 #[derive(Debug, Clone, Default)]
-pub struct Stats(Arc<Mutex<BTreeMap<String, (Kind, Stat)>>>);
+pub struct Stats {
+    numbers: Arc<Mutex<BTreeMap<String, (Kind, Stat)>>>,
+    histograms: Arc<Mutex<BTreeMap<String, Histogram>>>,
+}
 
 impl Stat {
     /// One more.
@@ -49,10 +65,25 @@ impl Stat {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// One more when the returned value is dropped.
+    pub fn at_end(&self) -> AtEnd {
+        AtEnd(self.clone())
+    }
+
     /// One more for as long as the returned value lives.
     pub fn hold(&self) -> Held {
         self.inc();
         Held(self.clone())
+    }
+}
+
+/// Counts when it is dropped.
+#[derive(Debug)]
+pub struct AtEnd(Stat);
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        self.0.inc();
     }
 }
 
@@ -78,23 +109,36 @@ impl Stats {
     }
 
     fn named(&self, name: &str, kind: Kind) -> Stat {
-        self.lock()
+        lock(&self.numbers)
             .entry(name.to_owned())
             .or_insert_with(|| (kind, Stat::default()))
             .1
             .clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (Kind, Stat)>> {
-        // Nothing that holds the lock can panic half-way through a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The histogram of this name.
+    pub fn histogram(&self, name: &str) -> Histogram {
+        lock(&self.histograms).entry(name.to_owned()).or_default().clone()
+    }
+
+    /// All histograms, sorted by name.
+    pub fn histograms(&self) -> Vec<(String, Snapshot)> {
+        let all = lock(&self.histograms);
+        all.iter()
+            .map(|(name, it)| (name.clone(), it.snapshot()))
+            .collect()
     }
 
     /// All numbers, sorted by name.
     pub fn all(&self) -> Vec<(String, Kind, u64)> {
-        self.lock()
+        lock(&self.numbers)
             .iter()
             .map(|(name, (kind, stat))| (name.clone(), *kind, stat.get()))
             .collect()
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that holds the lock can panic half-way through a change.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::histogram::{LIMITS, Snapshot};
 use super::{Kind, Stats};
 
 /// A name without its labels, and the labels.
@@ -26,12 +27,22 @@ pub fn render(stats: &Stats) -> String {
             .1
             .push(line);
     }
+    let mut families: BTreeMap<String, (&str, Vec<String>)> = families
+        .into_iter()
+        .map(|(name, (kind, lines))| (name, (kind.word(), lines)))
+        .collect();
+    for (name, seen) in stats.histograms() {
+        let (name, labels) = split(&name);
+        let name = format!("envoy_{}", sanitize(&name));
+        let lines = histogram(&name, &labels, &seen);
+        families
+            .entry(name)
+            .or_insert_with(|| ("histogram", Vec::new()))
+            .1
+            .extend(lines);
+    }
     let mut text = String::new();
     for (name, (kind, lines)) in families {
-        let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-        };
         #[expect(clippy::expect_used, reason = "invariant: a String takes every write")]
         writeln!(
             text,
@@ -41,6 +52,23 @@ pub fn render(stats: &Stats) -> String {
         text.extend(lines);
     }
     text
+}
+
+fn histogram(name: &str, labels: &[(&'static str, String)], seen: &Snapshot) -> Vec<String> {
+    let labels: String = labels
+        .iter()
+        .map(|(label, value)| format!("{label}=\"{}\",", escape(value)))
+        .collect();
+    let plain = labels.trim_end_matches(',');
+    let limits = LIMITS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
+    let counts = seen.within.iter().chain([&seen.count]);
+    let mut lines: Vec<String> = limits
+        .zip(counts)
+        .map(|(limit, count)| format!("{name}_bucket{{{labels}le=\"{limit}\"}} {count}\n"))
+        .collect();
+    lines.push(format!("{name}_sum{{{plain}}} {}\n", seen.sum));
+    lines.push(format!("{name}_count{{{plain}}} {}\n", seen.count));
+    lines
 }
 
 /// `cluster.NAME.rest`, `http.PREFIX.rest`, `listener.ADDRESS.rest`: the middle may hold dots, the rest does not.
@@ -63,13 +91,20 @@ fn split(name: &str) -> Split {
     (name.to_owned(), Vec::new())
 }
 
-/// `downstream_rq_2xx` -> `downstream_rq_xx` and the class as a label.
+/// `upstream_rq_503` -> `upstream_rq` and the code as a label; `downstream_rq_2xx` -> `downstream_rq_xx` and the class as a label.
 fn response_class(last: &str, labels: &mut Vec<(&'static str, String)>) -> String {
     if let Some(before) = last.strip_suffix("xx")
         && let Some(class) = before.chars().last().filter(char::is_ascii_digit)
     {
         labels.push(("envoy_response_code_class", class.to_string()));
         return format!("{}xx", &before[..before.len() - 1]);
+    }
+    if let Some(code) = last.strip_prefix("upstream_rq_")
+        && code.len() == 3
+        && code.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        labels.push(("envoy_response_code", code.to_owned()));
+        return "upstream_rq".to_owned();
     }
     last.to_owned()
 }
@@ -99,12 +134,19 @@ mod tests {
             .add(3);
         stats.counter("http.inbound_0.0.0.0_9080.downstream_rq_2xx").inc();
         stats.gauge("server.live").set(1);
+        stats.counter("cluster.a.upstream_rq_503").inc();
+        stats.histogram("cluster.a.upstream_rq_time").record(7);
         let text = render(&stats);
         for line in [
             "# TYPE envoy_cluster_upstream_cx_total counter",
             "envoy_cluster_upstream_cx_total{cluster_name=\"outbound|9080||reviews.default.svc.cluster.local\"} 3",
             "envoy_http_downstream_rq_xx{http_conn_manager_prefix=\"inbound_0.0.0.0_9080\",envoy_response_code_class=\"2\"} 1",
             "envoy_server_live{} 1",
+            "envoy_cluster_upstream_rq{cluster_name=\"a\",envoy_response_code=\"503\"} 1",
+            "# TYPE envoy_cluster_upstream_rq_time histogram",
+            "envoy_cluster_upstream_rq_time_bucket{cluster_name=\"a\",le=\"5\"} 0",
+            "envoy_cluster_upstream_rq_time_bucket{cluster_name=\"a\",le=\"10\"} 1",
+            "envoy_cluster_upstream_rq_time_sum{cluster_name=\"a\"} 7",
         ] {
             assert!(text.lines().any(|seen| seen == line), "no {line} in\n{text}");
         }

@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::Cluster;
+use super::counted::Counted;
 use super::host::{Host, Http1, Http2, Link, more};
 use crate::within::within;
 
@@ -157,16 +158,23 @@ pub async fn connect_http1(cluster: &Cluster, host: &Host) -> Result<Http1, Conn
 /// Opens a connection to a host that speaks HTTP/2.
 pub async fn connect_http2(cluster: &Cluster, host: &Host) -> Result<Http2, ConnectError> {
     let stream = connect(cluster, host).await?;
-    let Link { id, local, active } = link(cluster, host, &stream)?;
+    let Link {
+        id,
+        local,
+        active,
+        over,
+    } = link(cluster, host, &stream)?;
     let builder = hyper::client::conn::http2::Builder::new(crate::http::LocalExecutor);
-    let handshake = builder.handshake(TokioIo::new(stream)).await;
+    let handshake = builder
+        .handshake(TokioIo::new(Counted::new(stream, &cluster.stats)))
+        .await;
     let (sender, connection) = handshake.map_err(|error| ConnectError::Delayed {
         words: error.to_string().replace(' ', "_"),
     })?;
     tokio::task::spawn_local(async move {
         // How it ended shows in the requests that rode it.
         drop(connection.await);
-        drop(active);
+        drop((active, over));
     });
     Ok(Http2 { sender, id, local })
 }
@@ -185,6 +193,7 @@ pub fn link(cluster: &Cluster, host: &Host, stream: &TcpStream) -> Result<Link, 
             )
         })?,
         active: cluster.stats.cx_active.hold(),
+        over: cluster.stats.cx_destroy.at_end(),
     })
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::config::cluster::ClusterConfig;
 use crate::http::fed::Fed;
-use crate::stats::Held;
+use crate::stats::{AtEnd, Held};
 
 /// A host.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub struct Link {
     pub local: SocketAddr,
     /// Counts it as open.
     pub active: Held,
+    /// Counts it when it is over.
+    pub over: AtEnd,
 }
 
 /// A connection that speaks HTTP/1.1: one request after another.

@@ -1,6 +1,7 @@
 //! Clusters at work: hosts chosen, connections made, kept and ridden again.
 
 pub mod connect;
+pub mod counted;
 pub mod host;
 pub mod watch;
 
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::config::cluster::{ClusterConfig, Discovery, Policy};
+use crate::stats::histogram::Histogram;
 use crate::stats::{Stat, Stats};
 use host::{Host, Http1};
 use watch::IdleWatch;
@@ -50,7 +52,22 @@ pub struct ClusterStats {
     pub membership_total: Stat,
     /// Hosts that requests go to.
     pub membership_healthy: Stat,
+    /// Connections that are over.
+    pub cx_destroy: Stat,
+    /// Bytes that hosts sent.
+    pub cx_rx_bytes: Stat,
+    /// Bytes that were sent to hosts.
+    pub cx_tx_bytes: Stat,
+    /// Requests under way.
+    pub rq_active: Stat,
+    /// Requests that waited for a connection.
+    pub rq_pending_total: Stat,
+    /// How long requests took, in milliseconds.
+    pub rq_time: Histogram,
     by_class: [Stat; 5],
+    by_code: RefCell<HashMap<u16, Stat>>,
+    all: Stats,
+    name: String,
 }
 
 impl Cluster {
@@ -182,6 +199,15 @@ impl ClusterStats {
             rq_timeout: counter("upstream_rq_timeout"),
             membership_total: gauge("membership_total"),
             membership_healthy: gauge("membership_healthy"),
+            cx_destroy: counter("upstream_cx_destroy"),
+            cx_rx_bytes: counter("upstream_cx_rx_bytes_total"),
+            cx_tx_bytes: counter("upstream_cx_tx_bytes_total"),
+            rq_active: gauge("upstream_rq_active"),
+            rq_pending_total: counter("upstream_rq_pending_total"),
+            rq_time: stats.histogram(&format!("cluster.{name}.upstream_rq_time")),
+            by_code: RefCell::default(),
+            all: stats.clone(),
+            name: name.to_owned(),
             by_class: [1, 2, 3, 4, 5].map(|class| counter(&format!("upstream_rq_{class}xx"))),
         }
     }
@@ -194,5 +220,11 @@ impl ClusterStats {
         {
             stat.inc();
         }
+        let mut by_code = self.by_code.borrow_mut();
+        let new = || {
+            let name = format!("cluster.{}.upstream_rq_{status}", self.name);
+            self.all.counter(&name)
+        };
+        by_code.entry(status).or_insert_with(new).inc();
     }
 }

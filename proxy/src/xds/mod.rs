@@ -170,6 +170,7 @@ impl Session<'_> {
             Ok(()) => {
                 subscription.version.clone_from(&response.version_info);
                 proxy.set_version(kind, &response.version_info);
+                proxy.stats.counter(accepted(kind)).inc();
                 None
             }
             Err(reasons) => {
@@ -206,6 +207,15 @@ impl Session<'_> {
             subscription.names = names;
             self.ask(kind, None);
         }
+    }
+}
+
+const fn accepted(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Cds => "cluster_manager.cds.update_success",
+        Kind::Eds => "cluster_manager.eds.update_success",
+        Kind::Lds => "listener_manager.lds.update_success",
+        Kind::Rds => "http.rds.update_success",
     }
 }
 
