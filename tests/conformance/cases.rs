@@ -27,13 +27,37 @@ pub(crate) struct Case {
 
 /// Runs the files whose names contain `filter`.
 pub(crate) fn run(filter: &str) -> Vec<Case> {
+    run_files(|stem| stem.contains(filter))
+}
+
+/// Runs the files of these cases again, and keeps of their differences what differs again. A fact that differs in one of
+/// two runs is a race between client and proxy; it is told.
+pub(crate) fn run_again(cases: &mut [Case], which: &BTreeSet<String>) {
+    let files: BTreeSet<&str> = which.iter().filter_map(|name| name.split('/').next()).collect();
+    let again = run_files(|stem| files.contains(stem));
+    for case in cases.iter_mut().filter(|case| which.contains(&case.name)) {
+        let second = again
+            .iter()
+            .find(|it| it.name == case.name)
+            .expect("the same file");
+        case.differences.retain(|difference| {
+            let stays = second.differences.iter().any(|it| it.fact == difference.fact);
+            if !stays {
+                println!("{}: {} differed in one of two runs", case.name, difference.fact);
+            }
+            stays
+        });
+    }
+}
+
+fn run_files(wanted: impl Fn(&str) -> bool) -> Vec<Case> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(root().join("tests/conformance/cases"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| stem(path).contains(filter))
+        .filter(|path| wanted(stem(path)))
         .collect();
     files.sort();
-    assert!(!files.is_empty(), "no file of cases has `{filter}` in its name");
+    assert!(!files.is_empty(), "no file of cases has such a name");
     // Most of the time goes by in waiting for an end, a second for each of Envoy's delayed ones.
     let (next, cases) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {

@@ -154,7 +154,7 @@ fn answer(proxy: &Rc<Proxy>, quit: &watch::Sender<bool>, request: &Request<Incom
         path if CHANGES.contains(&path) && request.method() != Method::POST => text(
             StatusCode::METHOD_NOT_ALLOWED,
             "text/plain; charset=UTF-8",
-            format!("Method {} not allowed, POST required.\n", request.method()),
+            format!("Method {} not allowed, POST required.", request.method()),
         ),
         "/drain_listeners" => {
             if !wants("graceful") {
