@@ -87,9 +87,11 @@ impl Measured {
         let rate = after("Requests/sec:").parse().expect("wrk tells its rate");
         self.add(load, kind, Figure::Rate, rate);
         self.add(load, kind, Figure::Throughput, size(after("Transfer/sec:")));
+        let distribution = printed.split_once("Latency Distribution").map(|(_, rest)| rest);
         for (mark, figure) in [("50%", Figure::P50), ("99%", Figure::P99)] {
-            if printed.contains("Latency Distribution") {
-                self.add(load, kind, figure, micros(after(mark)));
+            let told = distribution.and_then(|text| text.split_once(mark));
+            if let Some(value) = told.and_then(|(_, rest)| rest.split_whitespace().next()) {
+                self.add(load, kind, figure, micros(value));
             }
         }
         before(" requests in").parse().unwrap_or(rate)

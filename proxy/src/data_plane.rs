@@ -523,7 +523,7 @@ impl Proxy {
         }
         if first && self.state.get() != ServerState::Draining {
             self.become_state(ServerState::Live);
-            crate::sys::give_back_code();
+            crate::sys::give_back();
             self.stats.gauge("server.live").set(1);
             log("all dependencies initialized. starting workers");
         }
