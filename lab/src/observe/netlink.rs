@@ -158,8 +158,8 @@ pub(super) struct Message<'a> {
 
 impl Message<'_> {
     /// The error that this message carries: 0 is an acknowledgement.
-    fn errno(&self) -> Option<i32> {
-        (self.kind == ERROR).then(|| -fixed(self.payload).map_or(0, i32::from_ne_bytes))
+    pub(super) fn errno(&self) -> Option<i32> {
+        (self.kind == ERROR).then(|| fixed(self.payload).map_or(0, i32::from_ne_bytes).saturating_neg())
     }
 }
 
