@@ -203,4 +203,13 @@ mod tests {
         );
         assert_eq!(aaaa.authorities.len(), 1);
     }
+
+    #[test]
+    fn an_answer_is_not_answered() {
+        let records = Records::default();
+        let question = Message::new(7, MessageType::Query, OpCode::Query);
+        let answer = records.reply(&question.to_vec().unwrap()).unwrap();
+        assert_eq!(records.reply(&answer), None);
+        assert_eq!(records.reply(b"no message"), None);
+    }
 }

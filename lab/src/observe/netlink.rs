@@ -395,6 +395,16 @@ mod tests {
     }
 
     #[test]
+    fn every_number_of_an_error_is_read() {
+        for (number, errno) in [(0, 0), (-2, libc::ENOENT), (i32::MIN, i32::MAX)] {
+            let bytes = Bytes::message(ERROR, 0, 1)
+                .raw(&i32::to_ne_bytes(number))
+                .finish();
+            assert_eq!(messages(&bytes).next().and_then(|it| it.errno()), Some(errno));
+        }
+    }
+
+    #[test]
     fn a_message_cut_short_is_none() {
         let bytes = Bytes::netfilter(0xa06, REQUEST, 7, 1, 0).number(1, 5).finish();
         assert_eq!(messages(&bytes[..bytes.len() - 1]).count(), 0);
