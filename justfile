@@ -27,3 +27,7 @@ bless:
 # licences, bans and sources of all dependencies (cargo install cargo-deny)
 deny:
     cargo deny check licenses bans sources
+
+# fuzz a parser: fuzz/README.md lists the targets (cargo install cargo-fuzz); arguments are libFuzzer's
+fuzz target *args:
+    RUSTC_BOOTSTRAP=1 cargo fuzz run {{target}} -- -rss_limit_mb=2048 {{args}}

@@ -45,6 +45,14 @@ impl Records {
         Self { by_name }
     }
 
+    /// The answer to a message, both as bytes; none to what is no question. An answer is none: two servers that answered
+    /// each other's would never end.
+    pub fn reply(&self, question: &[u8]) -> Option<Vec<u8>> {
+        let question = Message::from_vec(question).ok()?;
+        let is_query = question.metadata.message_type == MessageType::Query;
+        is_query.then(|| self.answer(&question).to_vec().ok()).flatten()
+    }
+
     fn answer(&self, question: &Message) -> Message {
         let mut answer = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
         answer.metadata.recursion_desired = question.metadata.recursion_desired;
@@ -112,10 +120,7 @@ async fn datagrams(socket: UdpSocket, records: Rc<Records>) {
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
             continue;
         };
-        let Ok(question) = Message::from_vec(&buffer[..length]) else {
-            continue;
-        };
-        if let Ok(answer) = records.answer(&question).to_vec() {
+        if let Some(answer) = records.reply(&buffer[..length]) {
             // A peer that is gone asks no more.
             drop(socket.send_to(&answer, peer).await);
         }
@@ -140,8 +145,9 @@ async fn connection(mut stream: TcpStream, records: &Records) -> io::Result<()> 
     loop {
         let mut question = vec![0; usize::from(stream.read_u16().await?)];
         stream.read_exact(&mut question).await?;
-        let question = Message::from_vec(&question).map_err(io::Error::other)?;
-        let answer = records.answer(&question).to_vec().map_err(io::Error::other)?;
+        let answer = records
+            .reply(&question)
+            .ok_or_else(|| io::Error::other("not a question"))?;
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         stream
             .write_all(&[&length.to_be_bytes(), answer.as_slice()].concat())
@@ -196,5 +202,14 @@ mod tests {
             (ResponseCode::NoError, 0)
         );
         assert_eq!(aaaa.authorities.len(), 1);
+    }
+
+    #[test]
+    fn an_answer_is_not_answered() {
+        let records = Records::default();
+        let question = Message::new(7, MessageType::Query, OpCode::Query);
+        let answer = records.reply(&question.to_vec().unwrap()).unwrap();
+        assert_eq!(records.reply(&answer), None);
+        assert_eq!(records.reply(b"no message"), None);
     }
 }

@@ -18,6 +18,8 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The longest request line that is waited for; Envoy's inspector reads up to 64 KiB.
 const LONGEST: usize = 64 * 1024;
+/// The longest method that is waited for.
+const LONGEST_METHOD: usize = 32;
 
 /// Looks at the first bytes of a connection.
 pub fn look(bytes: &[u8], for_tls: bool, for_http: bool) -> Seen {
@@ -48,12 +50,13 @@ fn request_line(bytes: &[u8]) -> Seen {
     let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     let method = bytes.iter().take_while(|byte| token(byte)).count();
     match bytes.get(method) {
-        None => return if method > 32 { Seen::Other } else { Seen::More },
+        _ if method > LONGEST_METHOD => return Seen::Other,
+        None => return Seen::More,
         Some(b' ') if method > 0 => {}
         Some(_) => return Seen::Other,
     }
-    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-        return if bytes.len() > LONGEST {
+    let Some(end) = bytes.iter().take(LONGEST).position(|byte| *byte == b'\n') else {
+        return if bytes.len() >= LONGEST {
             Seen::Other
         } else {
             Seen::More
@@ -98,5 +101,18 @@ mod tests {
         check(&[0x16, 9], Seen::Other);
         check(b"hello world\r\n", Seen::Other);
         check(b"\0\0", Seen::Other);
+    }
+
+    /// However the bytes arrive.
+    #[test]
+    fn more_bytes_change_nothing_that_was_seen() {
+        let method = "M".repeat(LONGEST_METHOD + 1);
+        check(&method.as_bytes()[1..], Seen::More);
+        check(method.as_bytes(), Seen::Other);
+        check(format!("{method} / HTTP/1.1\r\n").as_bytes(), Seen::Other);
+        let line = format!("GET /{} HTTP/1.1\r\n", "a".repeat(LONGEST));
+        check(&line.as_bytes()[..LONGEST - 1], Seen::More);
+        check(&line.as_bytes()[..LONGEST], Seen::Other);
+        check(line.as_bytes(), Seen::Other);
     }
 }

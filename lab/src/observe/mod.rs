@@ -23,6 +23,9 @@ mod leg;
 mod canary;
 mod join;
 
+#[doc(hidden)]
+pub mod received;
+
 #[cfg(test)]
 mod kernel_tests;
 

@@ -158,8 +158,8 @@ pub(super) struct Message<'a> {
 
 impl Message<'_> {
     /// The error that this message carries: 0 is an acknowledgement.
-    fn errno(&self) -> Option<i32> {
-        (self.kind == ERROR).then(|| -fixed(self.payload).map_or(0, i32::from_ne_bytes))
+    pub(super) fn errno(&self) -> Option<i32> {
+        (self.kind == ERROR).then(|| fixed(self.payload).map_or(0, i32::from_ne_bytes).saturating_neg())
     }
 }
 
@@ -392,6 +392,16 @@ mod tests {
         let inside: Vec<_> = attributes(&all[1].payload[4..]).collect();
         assert_eq!((inside[0].0, text(inside[0].1).as_str()), (1, "lab_trace"));
         assert_eq!(attributes(inside[1].1).next().unwrap(), (2, &[0, 0, 0, 9][..]));
+    }
+
+    #[test]
+    fn every_number_of_an_error_is_read() {
+        for (number, errno) in [(0, 0), (-2, libc::ENOENT), (i32::MIN, i32::MAX)] {
+            let bytes = Bytes::message(ERROR, 0, 1)
+                .raw(&i32::to_ne_bytes(number))
+                .finish();
+            assert_eq!(messages(&bytes).next().and_then(|it| it.errno()), Some(errno));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use crate::net::netns::NetNs;
 use crate::path::{Hook, Position};
 
-use super::netlink::{self, Asking, Bytes, DUMP, REQUEST, attributes, fixed, text};
+use super::netlink::{self, Asking, Bytes, DUMP, Message, REQUEST, attributes, fixed, text};
 
 const GET_CHAIN: u16 = 10 << 8 | 4;
 const NEW_CHAIN: u16 = 10 << 8 | 3;
@@ -40,6 +40,17 @@ impl Book {
     /// The rule with this handle.
     pub(super) fn rule(&self, family: u8, table: &str, handle: u64) -> Option<&Rule> {
         self.rules.get(&(family, table.to_owned(), handle))
+    }
+
+    /// Takes a chain or a rule that the kernel lists.
+    pub(super) fn take(&mut self, message: Message<'_>) {
+        match message.kind {
+            NEW_CHAIN => self.hooks.extend(chain(message.payload)),
+            NEW_RULE => rule(message.payload)
+                .into_iter()
+                .for_each(|listed| self.add(listed)),
+            _ => {}
+        }
     }
 
     /// The next rule of its chain: the kernel lists them in order.
@@ -101,20 +112,11 @@ impl Rules {
     pub(super) fn reread(&mut self) -> Result<(), netlink::Error> {
         let mut book = Book::default();
         let request = Bytes::netfilter(GET_CHAIN, REQUEST | DUMP, self.asking.next_sequence(), 0, 0).finish();
-        self.asking.dump("listing chains", &request, |message| {
-            if message.kind == NEW_CHAIN {
-                book.hooks.extend(chain(message.payload));
-            }
-        })?;
+        self.asking
+            .dump("listing chains", &request, |message| book.take(message))?;
         let request = Bytes::netfilter(GET_RULE, REQUEST | DUMP, self.asking.next_sequence(), 0, 0).finish();
-        self.asking.dump("listing rules", &request, |message| {
-            if let Some(listed) = (message.kind == NEW_RULE)
-                .then(|| rule(message.payload))
-                .flatten()
-            {
-                book.add(listed);
-            }
-        })?;
+        self.asking
+            .dump("listing rules", &request, |message| book.take(message))?;
         self.book = book;
         Ok(())
     }

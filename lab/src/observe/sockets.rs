@@ -70,7 +70,7 @@ pub(super) struct Sockets {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Found {
+pub(super) struct Found {
     state: u8,
     local: (u16, [u8; 16]),
     user: u32,
@@ -309,7 +309,7 @@ fn request(
 }
 
 /// `struct inet_diag_msg`.
-fn found(message: Message<'_>) -> Option<Found> {
+pub(super) fn found(message: Message<'_>) -> Option<Found> {
     let bytes = message.payload;
     let number = |at: usize| Some(u32::from_ne_bytes(fixed(bytes.get(at..)?)?));
     Some(Found {

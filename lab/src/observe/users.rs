@@ -51,7 +51,7 @@ impl Users {
     }
 }
 
-fn elements(payload: &[u8]) -> Vec<(Tuple, u32)> {
+pub(super) fn elements(payload: &[u8]) -> Vec<(Tuple, u32)> {
     const ELEMENTS: u16 = 3;
     attributes(payload.get(4..).unwrap_or_default())
         .filter(|(kind, _)| *kind == ELEMENTS)

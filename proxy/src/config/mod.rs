@@ -70,14 +70,17 @@ pub fn socket_address(resource: &str, field: &str, proto: Option<&Address>) -> R
     Ok(SocketAddr::new(ip, port))
 }
 
-/// A duration; negative ones count as none.
+/// The longest duration that the type can hold (`google/protobuf/duration.proto`): ten thousand years.
+const LONGEST_DURATION: Duration = Duration::from_secs(315_576_000_000);
+
+/// A duration; negative ones count as none, and too long ones as the longest: a deadline can be made of that.
 pub fn duration(proto: Option<&ProtoDuration>) -> Option<Duration> {
     let proto = proto?;
     let (seconds, nanos) = (
         u64::try_from(proto.seconds).ok()?,
         u32::try_from(proto.nanos).ok()?,
     );
-    Some(Duration::new(seconds, nanos))
+    Some(Duration::new(seconds, nanos).min(LONGEST_DURATION))
 }
 
 /// The same, where zero means no limit.
@@ -87,13 +90,43 @@ pub fn limit(proto: Option<&ProtoDuration>) -> Option<Duration> {
 
 /// One of several names, each with the probability of its weight.
 pub fn choose_by_weight(names: &[(String, u32)]) -> &str {
-    let total: u32 = names.iter().map(|(_, weight)| weight).sum();
-    let mut left = if total == 0 { 0 } else { fastrand::u32(0..total) };
+    let total: u64 = names.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    let mut left = if total == 0 { 0 } else { fastrand::u64(0..total) };
     for (name, weight) in names {
-        if left < *weight {
+        let weight = u64::from(*weight);
+        if left < weight {
             return name;
         }
         left -= weight;
     }
     names.first().map(|(name, _)| name.as_str()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_may_add_up_to_more_than_one_of_them_can_be() {
+        let names = [("a".to_owned(), u32::MAX), ("b".to_owned(), u32::MAX)];
+        let chosen: Vec<&str> = std::iter::repeat_with(|| choose_by_weight(&names))
+            .take(200)
+            .collect();
+        assert!(chosen.contains(&"a") && chosen.contains(&"b"));
+    }
+
+    #[test]
+    fn a_deadline_can_be_made_of_every_duration() {
+        let longest = ProtoDuration {
+            seconds: i64::MAX,
+            nanos: i32::MAX,
+        };
+        let longest = duration(Some(&longest)).unwrap();
+        assert!(std::time::Instant::now().checked_add(longest).is_some());
+        let negative = ProtoDuration {
+            seconds: -1,
+            nanos: 0,
+        };
+        assert_eq!(duration(Some(&negative)), None);
+    }
 }

@@ -123,8 +123,7 @@ pub fn request(buffer: &mut BytesMut) -> Result<Option<Request>, Malformed> {
         return Err(TOO_LARGE);
     }
     let bytes = buffer.split_to(end).freeze();
-    let mut lines = Lines(&bytes);
-    let first = lines.next().unwrap_or_default();
+    let (first, lines) = first_line(&bytes);
     let (method, target) = request_line(first)?;
     if bytes.iter().any(|byte| is_control(*byte)) {
         return Err(CHARACTERS);
@@ -188,7 +187,8 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8]), Malformed> {
         Some(b'/' | b'*') => true,
         Some(_) => method == "CONNECT" || is_absolute(),
     };
-    if !is_target || target.iter().any(|byte| *byte >= 0x80) {
+    // A carriage return would go upstream as it is, where it may end a line.
+    if !is_target || target.iter().any(|byte| *byte == b'\r' || *byte >= 0x80) {
         return Err(CODEC_ERROR);
     }
     match version {
@@ -259,8 +259,8 @@ pub fn response(buffer: &mut BytesMut, to_head: bool) -> Result<Option<Response>
         };
     };
     let bytes = buffer.split_to(end).freeze();
-    let mut lines = Lines(&bytes);
-    let (version, code) = status_line(lines.next().unwrap_or_default()).ok_or(Garbage)?;
+    let (first, lines) = first_line(&bytes);
+    let (version, code) = status_line(first).ok_or(Garbage)?;
     if end > LONGEST_ANSWER || bytes.iter().any(|byte| is_control(*byte)) {
         return Err(Garbage);
     }
@@ -342,8 +342,21 @@ fn begins_well(buffer: &[u8]) -> Result<(), Malformed> {
     }
 }
 
-/// The lines of a head, without their ends. A line that begins with a blank goes on with the one before it.
+/// The lines of a head behind its first, without their ends. A line that begins with a blank goes on with the one before
+/// it.
 struct Lines<'a>(&'a [u8]);
+
+/// The first line of a head, and what follows it. It never goes on in the next.
+fn first_line(head: &[u8]) -> (&[u8], Lines<'_>) {
+    let end = memchr::memchr(b'\n', head).map_or(head.len(), |end| end + 1);
+    let (line, rest) = head.split_at(end);
+    (without_end(line), Lines(rest))
+}
+
+fn without_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
 
 impl<'a> Iterator for Lines<'a> {
     type Item = &'a [u8];
@@ -548,6 +561,11 @@ mod tests {
         for line in ["GET /", "GET / HTTP/1.0", "GET / HTTP/1.2", "GET / HTTP/3.7"] {
             refused(&format!("{line}\r\n"), LOW_VERSION);
         }
+        // The first line does not go on in the next, or a line break would be a part of the path.
+        refused("GET /\r\n HTTP/1.1\r\nHost: a\r\n\r\n", LOW_VERSION);
+        refused("GET http://a\r\n\tHTTP/1.1\r\nHost: a\r\n\r\n", LOW_VERSION);
+        refused("GET / HTTP/1.1\r\n x: y\r\nHost: a\r\n\r\n", CODEC_ERROR);
+        refused("GET /a\rb HTTP/1.1\r\nHost: a\r\n\r\n", CODEC_ERROR);
         refused("GET / HTTP/1.1\r\nx: a\u{0}b\r\n\r\n", CHARACTERS);
         refused("GET / HTTP/1.1\r\nx: a\u{7f}b\r\n\r\n", CHARACTERS);
         refused("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", BAD_AUTHORITY);
@@ -641,5 +659,6 @@ mod tests {
         );
         assert_eq!(framing("HTTP/1.1 2", false), Ok(None));
         assert_eq!(framing("this is not HTTP", false), Err(Garbage));
+        assert_eq!(framing("HTTP/1.1 200 OK\r\n x: y\r\n\r\n", false), Err(Garbage));
     }
 }
