@@ -71,7 +71,7 @@ pub fn socket_address(resource: &str, field: &str, proto: Option<&Address>) -> R
 }
 
 /// The longest duration that the type can hold (`google/protobuf/duration.proto`): ten thousand years.
-const LONGEST_DURATION: Duration = Duration::from_secs(315_576_000_000);
+const LONGEST_DURATION: Duration = Duration::from_hours(87_660_000);
 
 /// A duration; negative ones count as none, and too long ones as the longest: a deadline can be made of that.
 pub fn duration(proto: Option<&ProtoDuration>) -> Option<Duration> {
