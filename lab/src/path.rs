@@ -8,42 +8,7 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-/// A netfilter hook, as the kernel names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Hook {
-    /// Before routing, on the way in.
-    Prerouting,
-    /// To a local socket.
-    Input,
-    /// Through this namespace to another.
-    Forward,
-    /// From a local socket.
-    Output,
-    /// After routing, on the way out.
-    Postrouting,
-}
-
-impl Hook {
-    /// All hooks, in the order in which a packet could meet them.
-    pub const ALL: [Self; 5] = [
-        Self::Prerouting,
-        Self::Input,
-        Self::Forward,
-        Self::Output,
-        Self::Postrouting,
-    ];
-
-    /// The name in capitals, as iptables names the built-in chain.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Prerouting => "PREROUTING",
-            Self::Input => "INPUT",
-            Self::Forward => "FORWARD",
-            Self::Output => "OUTPUT",
-            Self::Postrouting => "POSTROUTING",
-        }
-    }
-}
+pub use iptables::ruleset::Hook;
 
 /// Where in a chain a packet was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,23 +60,11 @@ pub enum Hop {
     End(End),
 }
 
-impl From<iptables::ruleset::Hook> for Hook {
-    fn from(hook: iptables::ruleset::Hook) -> Self {
-        match hook {
-            iptables::ruleset::Hook::Prerouting => Self::Prerouting,
-            iptables::ruleset::Hook::Input => Self::Input,
-            iptables::ruleset::Hook::Forward => Self::Forward,
-            iptables::ruleset::Hook::Output => Self::Output,
-            iptables::ruleset::Hook::Postrouting => Self::Postrouting,
-        }
-    }
-}
-
 /// A hop that was worked out from rules; only where that is said may it be shown.
 impl From<iptables::evaluate::Hop<'_>> for Hop {
     fn from(hop: iptables::evaluate::Hop<'_>) -> Self {
         match hop {
-            iptables::evaluate::Hop::Hook(hook) => Self::Hook(hook.into()),
+            iptables::evaluate::Hop::Hook(hook) => Self::Hook(hook),
             iptables::evaluate::Hop::Rule(chain, position) => {
                 let number = position.map(|position| u16::try_from(position.get()).unwrap_or(u16::MAX));
                 Self::Rule {
@@ -182,12 +135,6 @@ pub const RESERVED_ROLES: [&str; 6] = ["refused", "reset", "dropped", "timeout",
 
 const JOINT: &str = " -> ";
 const REUSED: &str = " (reused)";
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 impl fmt::Display for Hop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
