@@ -260,7 +260,7 @@ async fn forward(
             }
         }
         Err(failure) => {
-            if !matches!(failure, Failure::NoHost) && !head.http2 {
+            if !matches!(failure, Failure::NoHost) {
                 body.take_what_is_there();
             }
             let retry = action.retry.as_ref();
