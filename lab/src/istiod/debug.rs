@@ -96,6 +96,8 @@ fn sync_status(connection: &Connection) -> Value {
     status.insert("proxy_type".to_owned(), json!("sidecar"));
     for (kind, watch) in Kind::ALL.into_iter().zip(&connection.types) {
         let prefix = match kind {
+            // Istio's `SyncStatus` says nothing of names.
+            Kind::Nds => continue,
             Kind::Cds => "cluster",
             Kind::Eds => "endpoint",
             Kind::Lds => "listener",

@@ -15,7 +15,7 @@ use prost::{Message, Name};
 use super::kind::Kind;
 use super::listeners::Interception;
 use super::registry::{Proxy, Registry};
-use super::{clusters, endpoints, listeners, routes};
+use super::{clusters, endpoints, listeners, names, routes};
 
 /// A resource, encoded. The same content is always the same bytes, so that a change can be told by comparing.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +42,7 @@ pub(super) struct Snapshot {
     endpoints: BTreeMap<String, Arc<Resource>>,
     listeners: Resources,
     routes: BTreeMap<String, Arc<Resource>>,
+    names: Resources,
 }
 
 impl Snapshot {
@@ -61,6 +62,7 @@ impl Snapshot {
                 .map(routing)
                 .map(named)
                 .collect(),
+            names: vec![encoded(String::new(), names::table(&registry))],
             taken_in: Instant::now(),
             generation,
             registry,
@@ -115,6 +117,8 @@ impl Wanted {
         match kind {
             Kind::Cds => both(&self.snapshot.clusters, &self.own_clusters),
             Kind::Lds => both(&self.snapshot.listeners, &self.own_listeners),
+            // One table, and it has no name.
+            Kind::Nds => self.snapshot.names.clone(),
             Kind::Eds => by_name(&self.snapshot.endpoints, names, |name| {
                 assignment(endpoints::none(name.to_owned()))
             }),
@@ -127,7 +131,7 @@ impl Wanted {
     /// The names that a proxy asks for once it has the types that these depend on; empty for types that need no names.
     pub(super) fn needed(&self, kind: Kind) -> impl Iterator<Item = &str> {
         let named = match kind {
-            Kind::Cds | Kind::Lds => None,
+            Kind::Cds | Kind::Lds | Kind::Nds => None,
             Kind::Eds => Some(&self.snapshot.endpoints),
             Kind::Rds => Some(&self.snapshot.routes),
         };

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use iptables::annotations::from_annotations;
-use iptables::options::{Backend, DnsCapture, Interception, Mode};
+use iptables::options::{Backend, Interception, Mode};
 use iptables::raw::{Mistake, Raw, Start, Text};
 use serde_yaml::Value;
 
@@ -118,13 +118,14 @@ pub(super) fn raw(reader: &Reader<'_>, at: At<'_>) -> Raw {
     raw
 }
 
-/// Mesh, pod and annotations in rising priority, checked; the second is false in mode NONE.
+/// Mesh, pod, annotations and proxy metadata in rising priority, checked; the second is false in mode NONE.
 pub(super) fn interception(
     reader: &Reader<'_>,
     pod_at: &At<'_>,
     own: Option<(Raw, At<'_>)>,
     mesh: &Raw,
     annotations: &BTreeMap<String, String>,
+    metadata: Raw,
 ) -> Option<(Interception, bool)> {
     let tell = |mistakes: Vec<Mistake>| {
         for mistake in mistakes {
@@ -156,7 +157,12 @@ pub(super) fn interception(
         }
     };
     let own = own.map(|(raw, _)| raw).unwrap_or_default();
-    let interception = match annotated.or(own).or(mesh.clone()).resolve(Start::Injector) {
+    let mut raw = metadata.or(annotated).or(own).or(mesh.clone());
+    if raw.dns_servers_v4.is_none() && raw.dns_servers_v6.is_none() {
+        // As istio-init reads them from the pod's resolv.conf; they count only if DNS is captured by server.
+        raw.dns_servers_v4 = Some(Text(crate::plan::DNS_IP.to_string()));
+    }
+    let interception = match raw.resolve(Start::Injector) {
         Ok(interception) => interception,
         Err(mistakes) => {
             tell(mistakes);
@@ -175,9 +181,6 @@ pub(super) fn interception(
     }
     if interception.backend == Backend::Nftables {
         not_yet("backend nftables", "write `backend: iptables`");
-    }
-    if matches!(interception.dns, DnsCapture::Servers(_) | DnsCapture::All) {
-        not_yet("DNS capture", "leave redirectDNS and captureAllDNS out");
     }
     if interception.has_ipv6 {
         not_yet("enableIPv6", "leave it out");

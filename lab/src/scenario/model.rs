@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use iptables::options::Interception;
+use iptables::options::{DnsCapture, Interception};
 use serde::{Deserialize, Serialize};
 
 use super::lifecycle::{Clock, ContainerKind, ContainerLife, Phase, PodLife, ProbeKind, ProxyLife};
@@ -252,6 +252,16 @@ pub struct Sidecar {
     pub life: ProxyLife,
 }
 
+impl Sidecar {
+    /// Its agent answers DNS.
+    pub fn captures_dns(&self) -> bool {
+        match self.interception.dns {
+            DnsCapture::Off | DnsCapture::NoServers => false,
+            DnsCapture::Servers(_) | DnsCapture::All => true,
+        }
+    }
+}
+
 /// A container.
 #[derive(Debug, Clone)]
 pub struct Container {
@@ -392,6 +402,8 @@ pub enum XdsType {
     Lds,
     /// Routes.
     Rds,
+    /// Names, for the agent's DNS.
+    Nds,
 }
 
 /// One step.
@@ -591,10 +603,12 @@ pub enum RequestKind {
         /// What is sent and read.
         exchange: Exchange,
     },
-    /// A DNS query for an A record to the pod's resolver.
+    /// A DNS query for an A record.
     Dns {
         /// The name.
         name: String,
+        /// Who is asked, `ADDRESS` or `ADDRESS:PORT`; none = the pod's resolver.
+        server: Option<String>,
         /// TCP instead of UDP.
         tcp: bool,
     },

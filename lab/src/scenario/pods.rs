@@ -136,7 +136,16 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
         .map(|at| texts(reader, at))
         .unwrap_or_default();
     let (proxy_life, mut ordered) = lives::proxy(reader, &meta, &annotations);
-    let mut sidecar = sidecar(reader, &at, &fields, &labels, &annotations, mesh).map(|sidecar| Sidecar {
+    let mut sidecar = sidecar(
+        reader,
+        &at,
+        &fields,
+        &labels,
+        &annotations,
+        proxy_life.dns_capture,
+        mesh,
+    )
+    .map(|sidecar| Sidecar {
         life: proxy_life,
         ..sidecar
     });
@@ -175,6 +184,7 @@ fn sidecar(
     fields: &Fields<'_>,
     labels: &BTreeMap<String, String>,
     annotations: &BTreeMap<String, String>,
+    dns_capture: Option<bool>,
     mesh: &MeshRead,
 ) -> Option<Sidecar> {
     const INJECT: &str = "sidecar.istio.io/inject";
@@ -196,7 +206,10 @@ fn sidecar(
     if !wanted {
         return None;
     }
-    let (interception, intercept) = mesh::interception(reader, at, own, &mesh.interception, annotations)?;
+    let cni = fields.get("cni").and_then(|at| reader.flag(at)).or(mesh.cni);
+    let metadata = lives::dns_options(dns_capture, cni == Some(true));
+    let (interception, intercept) =
+        mesh::interception(reader, at, own, &mesh.interception, annotations, metadata)?;
     Some(Sidecar {
         proxy,
         interception,

@@ -102,7 +102,7 @@ pub fn schema() -> Value {
                 "trailers": { "type": "object" }, "send": pieces, "halfClose": flag,
                 "read": { "enum": ["first", "end", "nothing"] },
                 "slowly": object(json!({ "bytes": number, "every": duration }), &["bytes", "every"]), "http2": flag,
-                "over": { "enum": ["udp", "tcp"] }, "asUser": number, "asGroup": number, "timeout": duration }), &["from"]),
+                "over": { "enum": ["udp", "tcp"] }, "server": text, "asUser": number, "asGroup": number, "timeout": duration }), &["from"]),
             "scrape": object(json!({ "from": text, "pod": text, "port": port, "path": text, "timeout": duration }), &["from", "pod"]),
             "exec": object(json!({ "from": text, "command": list(text.clone()), "asUser": number, "asGroup": number, "timeout": duration }), &["from", "command"]),
             "hold": gates, "release": gates, "start": process, "stop": process,

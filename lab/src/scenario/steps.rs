@@ -1,5 +1,6 @@
 //! `steps`.
 
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -210,6 +211,7 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
         "slowly",
         "http2",
         "over",
+        "server",
         "asUser",
         "asGroup",
         "timeout",
@@ -255,6 +257,7 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
                 .and_then(|at| reader.word(at, &[("udp", false), ("tcp", true)]));
             Some(RequestKind::Dns {
                 name: reader.string(kind_at)?,
+                server: fields.get("server").and_then(|at| server(reader, at, names)),
                 tcp: over.unwrap_or(false),
             })
         }
@@ -264,6 +267,22 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
         kind: kind?,
         timeout: timeout(reader, &fields, REQUEST),
     })
+}
+
+/// Who is asked instead of the pod's resolver.
+fn server(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<String> {
+    let text = reader.string(at.clone())?;
+    placeholders(reader, &at, &text, names);
+    let is_address = text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok();
+    if !is_address && !text.starts_with("${") {
+        reader.wrong(
+            &at,
+            &format!("`{text}` is no address"),
+            "write `server: 127.0.0.1:5353` (53 if no port is given); it is asked as it is, so it has no name",
+        );
+        return None;
+    }
+    Some(text)
 }
 
 fn http(reader: &Reader<'_>, at: At<'_>, fields: &Fields<'_>, names: &Names<'_>) -> Option<RequestKind> {

@@ -65,7 +65,7 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
 
 async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
-        (_, "/healthz/ready") => match look().await {
+        (_, "/healthz/ready") => match look(shared).await {
             Condition::Ready => text(StatusCode::OK, "ready\n"),
             Condition::Silent(why) | Condition::Starting(why) => {
                 let why = format!("Envoy is not ready: {why}\n");
@@ -108,8 +108,12 @@ impl Condition {
     }
 }
 
-async fn look() -> Condition {
+/// The data plane first, then the agent's own DNS, as pilot-agent's `/healthz/ready` asks them.
+async fn look(shared: &Shared) -> Condition {
     match get(ADMIN, "/ready").await {
+        Ok((StatusCode::OK, _)) if shared.names.as_ref().is_some_and(|names| !names.are_known()) => {
+            Condition::Starting("DNS capture is on and the name table has not come yet".to_owned())
+        }
         Ok((StatusCode::OK, _)) => Condition::Ready,
         Ok((_, body)) => Condition::Starting(body.trim().to_owned()),
         Err(why) => Condition::Silent(why),
@@ -130,7 +134,7 @@ pub(super) async fn watch(shared: Rc<Shared>) {
             }
             continue;
         }
-        let condition = look().await;
+        let condition = look(&shared).await;
         // Of each data plane everything is told anew; what the one before answered says nothing.
         if asked == shared.life.get() {
             if std::mem::replace(&mut life, asked) != asked {

@@ -1,10 +1,12 @@
 //! The agent: starts and supervises the data plane, relays xDS to it, answers for its health, and merges metrics.
 
 mod app_health;
+pub mod dns;
 mod drain;
 mod envoy;
 mod events;
 mod health;
+mod names;
 mod relay;
 mod supervise;
 
@@ -12,6 +14,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -24,6 +27,8 @@ use envoy::Envoy;
 /// The agent's own ports.
 const XDS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15010);
 const STATUS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15020);
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,9 @@ pub enum Error {
     /// The data plane.
     #[error("starting the data plane")]
     DataPlane(#[source] std::io::Error),
+    /// Where questions that are not the mesh's would go.
+    #[error("reading {RESOLV_CONF}")]
+    ResolvConf(#[source] std::io::Error),
     /// What it was told about the app's probes.
     #[error("--app-probers")]
     Probers(#[source] serde_json::Error),
@@ -67,7 +75,9 @@ impl Shared {
 /// What the parts of an agent share.
 pub(crate) struct Shared {
     pub(crate) args: AgentArgs,
-    pub(crate) events: Events,
+    pub(crate) events: Rc<Events>,
+    /// The mesh's names, if the agent answers DNS.
+    pub(crate) names: Option<Arc<dns::Names>>,
     /// What is done for `/app-health/…`.
     pub(crate) probers: app_health::Probers,
     /// What is the data plane, if it is not this program.
@@ -83,7 +93,19 @@ pub(crate) struct Shared {
 pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let bind = |address| crate::serve::bind(address).map_err(|source| Error::Bind { address, source });
     let (xds, status) = (bind(XDS)?, bind(STATUS)?);
-    let events = Events::open(args.events_fd);
+    let dns = if args.dns_capture {
+        let text = std::fs::read_to_string(RESOLV_CONF).map_err(Error::ResolvConf)?;
+        let names = dns::Names::new(&args.node_id, dns::resolv_conf::ResolvConf::parse(&text));
+        let address = dns::ADDRESS;
+        let sockets = dns::Sockets::bind()
+            .await
+            .map_err(|source| Error::Bind { address, source })?;
+        Some((Arc::new(names), sockets))
+    } else {
+        None
+    };
+    let (names, dns_sockets) = dns.unzip();
+    let events = Rc::new(Events::open(args.events_fd));
     let probers = app_health::read(args.app_probers.as_deref()).map_err(Error::Probers)?;
     let bootstrap = Bootstrap {
         concurrency: args.concurrency,
@@ -98,6 +120,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let shared = Rc::new(Shared {
         args,
         events,
+        names,
         probers,
         envoy,
         life: Cell::new(Life::default()),
@@ -110,6 +133,10 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let relay = tokio::task::spawn_local(relay::serve(Rc::clone(&shared), xds));
     let status = tokio::task::spawn_local(health::serve(Rc::clone(&shared), status));
     let watch = tokio::task::spawn_local(health::watch(Rc::clone(&shared)));
+    let dns = shared.names.clone().zip(dns_sockets).map(|(names, sockets)| {
+        let events = Rc::clone(&shared.events);
+        tokio::task::spawn_local(dns::serve(names, events, sockets))
+    });
     let mut quitting = shared.quit.subscribe();
     let draining = Rc::clone(&shared);
     let ended = supervise::run(&shared, exec, async move {
@@ -119,7 +146,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
         }
     })
     .await;
-    for task in [relay, status, watch] {
+    for task in [relay, status, watch].into_iter().chain(dns) {
         task.abort();
     }
     ended.map_err(Error::DataPlane)

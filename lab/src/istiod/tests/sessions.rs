@@ -70,6 +70,7 @@ fn names_of(response: &Response) -> Vec<&str> {
 fn what_is_owed_together_goes_in_the_order_of_a_push() {
     let mut session = session();
     for (kind, names) in [
+        (Kind::Nds, &[][..]),
         (Kind::Rds, &["9080"][..]),
         (Kind::Lds, &[]),
         (Kind::Eds, &[MYSQL]),

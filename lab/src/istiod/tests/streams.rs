@@ -166,7 +166,7 @@ impl Proxy {
 fn names(kind: Kind) -> Vec<String> {
     let registry = bookinfo();
     match kind {
-        Kind::Cds | Kind::Lds => Vec::new(),
+        Kind::Cds | Kind::Lds | Kind::Nds => Vec::new(),
         Kind::Eds => super::super::endpoints::of(&registry)
             .into_iter()
             .map(|assignment| assignment.cluster_name)
@@ -206,7 +206,7 @@ fn without_mysql_endpoints() -> Registry {
     registry
 }
 
-/// Changes all four types.
+/// Changes every type.
 fn with_details() -> Registry {
     let mut registry = bookinfo();
     let details = service(
