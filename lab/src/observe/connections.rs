@@ -296,7 +296,27 @@ impl Seen {
                     self.connections[id].ended = Some(Ended::Refused(tuple.source.port()));
                 }
             }
-            (Segment::Rst | Segment::Other, _) => {}
+            (Segment::Unreachable, Some(Hook::Output)) => self.refuse_datagrams(pod),
+            (Segment::Rst | Segment::Other | Segment::Unreachable, _) => {}
+        }
+    }
+
+    /// The kernel has told somebody that a datagram found no socket: which one, the table knows.
+    fn refuse_datagrams(&mut self, pod: usize) {
+        let refused = match self.pods[pod].users.refused() {
+            Ok(refused) => refused,
+            Err(error) => return self.lose(pod, &error),
+        };
+        let waiting = |connection: &&mut Connection| {
+            connection.pod == pod
+                && connection.ended.is_none()
+                && connection.tuple().protocol == Protocol::Udp
+        };
+        for connection in self.connections.iter_mut().rev().filter(waiting) {
+            let came = *connection.last_tuple();
+            if refused.contains(&came) {
+                connection.ended = Some(Ended::Refused(came.destination.port()));
+            }
         }
     }
 

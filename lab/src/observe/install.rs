@@ -41,9 +41,13 @@ const KEY_BYTES: u32 = 16;
 const USER_MS: u64 = 60_000;
 const USER_KEY_TYPE: u32 = KEY_TYPE << 6 | 0x1e;
 pub(super) const USERS: &str = "syn_users";
+/// How long a refused datagram is remembered: longer than its ICMP error needs to be told of.
+const REFUSED_MS: u64 = 60_000;
+pub(super) const REFUSED: &str = "udp_refused";
 const OUT: &str = "udp_out";
 const IN: &str = "udp_in";
 
+const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SYN: u8 = 0x02;
@@ -88,6 +92,7 @@ fn contents() -> Vec<(u16, u16, Vec<u8>)> {
     all.push((NEW_SET, 0, set(OUT, 1, KEY_TYPE, KEY_BYTES, FLOW_MS)));
     all.push((NEW_SET, 0, set(IN, 2, KEY_TYPE, KEY_BYTES, FLOW_MS)));
     all.push((NEW_SET, 0, set(USERS, 3, USER_KEY_TYPE, KEY_BYTES + 4, USER_MS)));
+    all.push((NEW_SET, 0, set(REFUSED, 4, KEY_TYPE, KEY_BYTES, REFUSED_MS)));
     for (_, name, hook, priority) in CHAINS {
         all.push((NEW_CHAIN, 0, chain(name, hook, priority)));
     }
@@ -98,6 +103,7 @@ fn contents() -> Vec<(u16, u16, Vec<u8>)> {
         all.push((NEW_RULE, APPEND, rule(name, &later_datagram(own))));
     }
     all.push((NEW_RULE, APPEND, rule("output", &refusal())));
+    all.push((NEW_RULE, APPEND, rule("output", &refused_datagram())));
     all
 }
 
@@ -174,6 +180,31 @@ fn refusal() -> Vec<Expression> {
     all.extend(tcp_flags(RST | ACK_FLAG, RST | ACK_FLAG));
     all.push(payload(2, 4, 4, SINGLE));
     all.push(equals(&[0; 4]));
+    all.extend(traced());
+    all
+}
+
+/// ICMP "port unreachable" about a datagram: the kernel's answer where there is no socket. A trace event has too little of
+/// the packet to say which datagram it was, so the table keeps its addresses, which follow the ICMP header.
+fn refused_datagram() -> Vec<Expression> {
+    const HEADER: u32 = 8;
+    // An IPv4 header without options is five words long (RFC 791, 3.1); the kernel sends none with a datagram of its own.
+    const PORTS: u32 = HEADER + 20;
+    let mut all = vec![meta(15), equals(&[2])];
+    all.extend(protocol(ICMP));
+    all.push(payload(2, 0, 2, SINGLE));
+    all.push(equals(&[3, 3]));
+    all.push(payload(2, HEADER, 1, SINGLE));
+    all.push(equals(&[0x45]));
+    all.push(payload(2, HEADER + 9, 1, SINGLE));
+    all.push(equals(&[UDP]));
+    let parts = [(HEADER + 12, 4), (PORTS, 2), (HEADER + 16, 4), (PORTS + 2, 2)];
+    all.extend(
+        (KEY..)
+            .zip(parts)
+            .map(|(register, (offset, length))| payload(2, offset, length, register)),
+    );
+    all.push(remember(REFUSED, KEY));
     all.extend(traced());
     all
 }

@@ -1,11 +1,12 @@
-//! Which user opened a connection: what the kernel put into `lab_trace`'s set when the SYN left the socket.
+//! What the kernel put into `lab_trace`'s sets: which user opened a connection, when the SYN left the socket; which
+//! datagrams found no socket.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::net::netns::NetNs;
 
-use super::install::{TABLE, USERS};
+use super::install::{REFUSED, TABLE, USERS};
 use super::netlink::{self, Asking, Bytes, DUMP, REQUEST, attributes, fixed};
 use super::nftrace::{Protocol, Tuple};
 
@@ -36,44 +37,68 @@ impl Users {
                 break;
             }
             self.known.clear();
-            let sequence = self.asking.next_sequence();
-            let request = Bytes::netfilter(GET_ELEMENTS, REQUEST | DUMP, sequence, INET, 0)
-                .text(1, TABLE)
-                .text(2, USERS)
-                .finish();
             let known = &mut self.known;
-            self.asking
-                .dump("listing the users of SYNs", &request, |message| {
-                    known.extend(elements(message.payload));
-                })?;
+            let add = |payload: &[u8]| known.extend(elements(payload));
+            list(&mut self.asking, USERS, "listing the users of SYNs", add)?;
         }
         Ok(self.known.get(tuple).copied())
     }
+
+    /// The datagrams that found no socket, as they came to where it was not.
+    pub(super) fn refused(&mut self) -> Result<Vec<Tuple>, netlink::Error> {
+        let mut all = Vec::new();
+        let add = |payload: &[u8]| {
+            let found = keys(payload).filter_map(|key| ends(key, Protocol::Udp));
+            all.extend(found);
+        };
+        list(&mut self.asking, REFUSED, "listing refused datagrams", add)?;
+        Ok(all)
+    }
+}
+
+fn list(
+    asking: &mut Asking,
+    set: &str,
+    what: &'static str,
+    mut each: impl FnMut(&[u8]),
+) -> Result<(), netlink::Error> {
+    let sequence = asking.next_sequence();
+    let request = Bytes::netfilter(GET_ELEMENTS, REQUEST | DUMP, sequence, INET, 0)
+        .text(1, TABLE)
+        .text(2, set)
+        .finish();
+    asking.dump(what, &request, |message| each(message.payload))
 }
 
 pub(super) fn elements(payload: &[u8]) -> Vec<(Tuple, u32)> {
+    // The user follows the addresses, in the machine's byte order.
+    let user = |key: &[u8]| Some(u32::from_ne_bytes(fixed(key.get(16..)?)?));
+    keys(payload)
+        .filter_map(|key| Some((ends(key, Protocol::Tcp)?, user(key)?)))
+        .collect()
+}
+
+fn keys(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     const ELEMENTS: u16 = 3;
     attributes(payload.get(4..).unwrap_or_default())
         .filter(|(kind, _)| *kind == ELEMENTS)
         .flat_map(|(_, list)| attributes(list))
         .filter_map(|(_, element)| {
             let key = attributes(element).find(|(kind, _)| *kind == 1)?.1;
-            from_key(attributes(key).next()?.1)
+            Some(attributes(key).next()?.1)
         })
-        .collect()
 }
 
-/// Address, port, address, port, each in a register of four bytes, then the user in the machine's byte order.
-fn from_key(key: &[u8]) -> Option<(Tuple, u32)> {
+/// Address, port, address, port, each in a register of four bytes.
+fn ends(key: &[u8], protocol: Protocol) -> Option<Tuple> {
     let end = |at: usize| {
         let address = Ipv4Addr::from(fixed::<4>(key.get(at..)?)?);
         let port = u16::from_be_bytes(fixed(key.get(at + 4..)?)?);
         Some(SocketAddr::from((address, port)))
     };
-    let tuple = Tuple {
-        protocol: Protocol::Tcp,
+    Some(Tuple {
+        protocol,
         source: end(0)?,
         destination: end(8)?,
-    };
-    Some((tuple, u32::from_ne_bytes(fixed(key.get(16..)?)?)))
+    })
 }
