@@ -10,6 +10,7 @@
 mod support;
 
 mod answers;
+mod dns;
 mod envoy;
 mod exit_codes;
 mod failures;
