@@ -44,6 +44,9 @@ pub(super) const USERS: &str = "syn_users";
 /// How long a refused datagram is remembered: longer than its ICMP error needs to be told of.
 const REFUSED_MS: u64 = 60_000;
 pub(super) const REFUSED: &str = "udp_refused";
+/// Flows of this pod's sockets, with their users: two users may have the same addresses one after the other.
+const SENT: &str = "udp_sent";
+/// What answers them, and what answers those of others.
 const OUT: &str = "udp_out";
 const IN: &str = "udp_in";
 
@@ -53,9 +56,9 @@ const UDP: u8 = 17;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK_FLAG: u8 = 0x10;
-/// The first 4-byte registers of two keys (`NFT_REG32_00`, `NFT_REG32_04`), and one for single values.
+/// The first 4-byte register of a key and the one behind four (`NFT_REG32_00`, `NFT_REG32_04`), and one for single values.
 const KEY: u32 = 8;
-const KEY_BACK: u32 = 12;
+const KEY_END: u32 = 12;
 const SINGLE: u32 = 1;
 
 /// The hook of one of this table's chains.
@@ -93,15 +96,19 @@ fn contents() -> Vec<(u16, u16, Vec<u8>)> {
     all.push((NEW_SET, 0, set(IN, 2, KEY_TYPE, KEY_BYTES, FLOW_MS)));
     all.push((NEW_SET, 0, set(USERS, 3, USER_KEY_TYPE, KEY_BYTES + 4, USER_MS)));
     all.push((NEW_SET, 0, set(REFUSED, 4, KEY_TYPE, KEY_BYTES, REFUSED_MS)));
+    all.push((NEW_SET, 0, set(SENT, 5, USER_KEY_TYPE, KEY_BYTES + 4, FLOW_MS)));
     for (_, name, hook, priority) in CHAINS {
         all.push((NEW_CHAIN, 0, chain(name, hook, priority)));
     }
     all.push((NEW_RULE, APPEND, rule("output", &user_of_syn())));
-    for (name, own, other) in [("prerouting", IN, OUT), ("output", OUT, IN)] {
+    for name in ["prerouting", "output"] {
         all.push((NEW_RULE, APPEND, rule(name, &opening_syn())));
-        all.push((NEW_RULE, APPEND, rule(name, &first_datagram(own, other))));
-        all.push((NEW_RULE, APPEND, rule(name, &later_datagram(own))));
     }
+    all.push((NEW_RULE, APPEND, rule("prerouting", &first_to_come())));
+    all.push((NEW_RULE, APPEND, rule("prerouting", &later_datagram(IN, false))));
+    all.push((NEW_RULE, APPEND, rule("output", &first_to_go())));
+    all.push((NEW_RULE, APPEND, rule("output", &later_datagram(SENT, true))));
+    all.push((NEW_RULE, APPEND, rule("output", &later_datagram(OUT, false))));
     all.push((NEW_RULE, APPEND, rule("output", &refusal())));
     all.push((NEW_RULE, APPEND, rule("output", &refused_datagram())));
     all
@@ -152,15 +159,10 @@ type Expression = (&'static str, Bytes);
 ///
 /// This stands before the rule that sets `nftrace`, so it is never part of a trace.
 fn user_of_syn() -> Vec<Expression> {
-    const SOCKET_USER: u32 = 10;
     let mut all = vec![meta(15), equals(&[2])];
     all.extend(protocol(TCP));
     all.extend(tcp_flags(SYN | ACK_FLAG, SYN));
-    all.extend(key(KEY, false));
-    all.push((
-        "meta",
-        Bytes::default().number(1, KEY_BACK).number(2, SOCKET_USER),
-    ));
+    all.extend(key_with_user());
     all.push(remember(USERS, KEY));
     all
 }
@@ -210,28 +212,68 @@ fn refused_datagram() -> Vec<Expression> {
 }
 
 /// There is no conntrack at -301, so the table keeps the flows itself: a datagram whose addresses are not in its
-/// hook's set opens one, and the answers to it are none. A set for each hook, because over `lo` the same datagram
+/// hook's sets opens one, and the answers to it are none. Sets for each hook, because over `lo` the same datagram
 /// passes OUTPUT and PREROUTING.
-fn first_datagram(own: &str, other: &str) -> Vec<Expression> {
+fn first_to_come() -> Vec<Expression> {
     let mut all = ipv4_udp();
     all.extend(key(KEY, false));
-    all.push((
-        "lookup",
-        Bytes::default().text(1, own).number(2, KEY).number(5, 1),
-    ));
+    all.push(unknown(IN));
     // A full set ends the rule at `dynset`: the datagram is traced all the same.
     all.extend(traced());
-    all.extend(key(KEY_BACK, true));
-    all.push(remember(own, KEY_BACK));
-    all.push(remember(other, KEY_BACK));
+    // The register of single values overlaps the first of a key's.
+    all.extend(key(KEY, false));
+    all.push(remember(IN, KEY));
+    all.extend(answers_are_known());
+    all
+}
+
+fn first_to_go() -> Vec<Expression> {
+    let mut all = ipv4_udp();
+    all.extend(key_with_user());
+    all.push(unknown(OUT));
+    all.push(unknown(SENT));
+    all.extend(traced());
+    all.extend(key_with_user());
+    all.push(remember(SENT, KEY));
+    all.extend(answers_are_known());
+    all
+}
+
+fn answers_are_known() -> Vec<Expression> {
+    let mut all = key(KEY, true);
+    all.push(remember(IN, KEY));
+    all.push(remember(OUT, KEY));
     all
 }
 
 /// Each datagram keeps its flow alive.
-fn later_datagram(own: &str) -> Vec<Expression> {
+fn later_datagram(set: &str, with_user: bool) -> Vec<Expression> {
     let mut all = ipv4_udp();
-    all.extend(key(KEY, false));
-    all.push(remember(own, KEY));
+    all.extend(if with_user {
+        key_with_user()
+    } else {
+        key(KEY, false)
+    });
+    all.push(lookup(set, false));
+    all.push(remember(set, KEY));
+    all
+}
+
+fn unknown(set: &str) -> Expression {
+    lookup(set, true)
+}
+
+fn lookup(set: &str, inverted: bool) -> Expression {
+    let content = Bytes::default().text(1, set).number(2, KEY);
+    ("lookup", content.number(5, u32::from(inverted)))
+}
+
+/// Source and destination, and the user of the socket.
+fn key_with_user() -> Vec<Expression> {
+    const SOCKET_USER: u32 = 10;
+    let mut all = key(KEY, false);
+    let user = Bytes::default().number(1, KEY_END).number(2, SOCKET_USER);
+    all.push(("meta", user));
     all
 }
 

@@ -110,3 +110,117 @@ impl Subscription {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::Any;
+
+    use super::super::dns::resolv_conf::ResolvConf;
+    use super::*;
+    use crate::within::within;
+
+    const LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+    fn asking(kind: &str) -> DiscoveryRequest {
+        DiscoveryRequest {
+            type_url: kind.to_owned(),
+            ..DiscoveryRequest::default()
+        }
+    }
+
+    fn response(version: &str, resources: &[&[u8]]) -> DiscoveryResponse {
+        let resources = resources.iter().map(|bytes| Any {
+            type_url: TYPE_URL.to_owned(),
+            value: bytes.to_vec(),
+        });
+        DiscoveryResponse {
+            type_url: TYPE_URL.to_owned(),
+            version_info: version.to_owned(),
+            nonce: format!("nonce-{version}"),
+            resources: resources.collect(),
+            ..DiscoveryResponse::default()
+        }
+    }
+
+    struct Stream {
+        data_plane: Option<mpsc::UnboundedSender<DiscoveryRequest>>,
+        to_istiod: Requests,
+        own: Subscription,
+        names: Arc<Names>,
+    }
+
+    fn stream() -> Stream {
+        let names = Arc::new(Names::new("sidecar~1.2.3.4~a.b~b.svc.c", ResolvConf::default()));
+        let (sender, requests) = mpsc::unbounded_channel();
+        let requests = Requests::of(UnboundedReceiverStream::new(requests));
+        let (to_istiod, own) = Subscription::on(requests, Arc::clone(&names));
+        Stream {
+            data_plane: Some(sender),
+            to_istiod,
+            own,
+            names,
+        }
+    }
+
+    impl Stream {
+        fn send(&self, kind: &str) {
+            let data_plane = self.data_plane.as_ref().unwrap();
+            data_plane.send(asking(kind)).unwrap();
+        }
+
+        async fn next(&mut self) -> Option<DiscoveryRequest> {
+            within(LIMIT, "a request", self.to_istiod.next()).await.unwrap()
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn names_are_asked_for_once_after_the_first_listeners() {
+        let mut stream = stream();
+        let sent = [Kind::Cds.url(), Kind::Lds.url(), Kind::Lds.url(), Kind::Rds.url()];
+        for kind in sent {
+            stream.send(kind);
+        }
+        let mut seen = Vec::new();
+        for _ in 0..=sent.len() {
+            seen.push(stream.next().await.unwrap().type_url);
+        }
+        assert_eq!(seen, [sent[0], sent[1], TYPE_URL, sent[2], sent[3]]);
+        stream.data_plane = None;
+        assert_eq!(stream.next().await, None);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_table_is_taken_and_acknowledged_and_never_comes_to_the_data_plane() {
+        let mut stream = stream();
+        assert_eq!(stream.own.take(response("1", &[])), None);
+        assert_eq!(stream.next().await.unwrap().response_nonce, "nonce-1");
+        assert!(!stream.names.are_known());
+        let table = NameTable::default().encode_to_vec();
+        assert_eq!(stream.own.take(response("2", &[&table])), None);
+        assert!(stream.names.are_known());
+        let ack = stream.next().await.unwrap();
+        assert_eq!((ack.version_info.as_str(), ack.error_detail), ("2", None));
+        let others = DiscoveryResponse {
+            type_url: Kind::Cds.url().to_owned(),
+            ..DiscoveryResponse::default()
+        };
+        assert_eq!(stream.own.take(others.clone()), Some(others));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_no_table_is_refused_and_the_one_before_stays() {
+        let mut stream = stream();
+        stream
+            .own
+            .take(response("1", &[&NameTable::default().encode_to_vec()]));
+        stream.next().await.unwrap();
+        stream.own.take(response("2", &[b"\x0a\xff"]));
+        let nack = stream.next().await.unwrap();
+        assert_eq!(
+            (nack.version_info.as_str(), nack.response_nonce.as_str()),
+            ("1", "nonce-2")
+        );
+        assert!(nack.error_detail.unwrap().message.starts_with("the name table: "));
+        assert!(stream.names.are_known());
+    }
+}

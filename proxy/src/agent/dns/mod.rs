@@ -290,3 +290,6 @@ pub fn answered_here(
     let known = names.table.borrow().clone();
     fitting(&own_answer(known.as_deref(), &question)?, room)
 }
+
+#[cfg(test)]
+mod tests;
