@@ -131,6 +131,20 @@ fn names_stay_while_istiod_is_gone_and_a_new_agent_asks_again() {
     Lab::scenario(shop(CAPTURED, &steps.replace("SHOP", &captured("shop", 2)))).status(0);
 }
 
+/// Any program's own resolver is served, not only the built-in client: it asks for A and AAAA, and searches.
+#[test]
+fn the_c_library_understands_the_agent() {
+    let step = |name: &str, words: &str| {
+        format!(
+            "  - {{exec: {{from: shop, command: [getent, ahosts, {name}]}}, expect: {{exitCode: 0, body: {{contains: '{words}'}}}}}}\n"
+        )
+    };
+    let steps = step("web", "10.96.1.1 ")
+        + &step("web.default", "STREAM web.default")
+        + &step("kube-dns", "10.96.0.10 ");
+    Lab::scenario(shop(CAPTURED, &steps)).status(0);
+}
+
 /// Joined by what the agent tells of each question, not by time.
 #[test]
 fn side_by_side_each_question_has_its_own_way() {
