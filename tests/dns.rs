@@ -103,6 +103,25 @@ fn without_capture_the_agent_answers_nobody() {
     Lab::scenario(shop("", steps)).status(0);
 }
 
+/// Servers that are named have a rule each, TCP's first; that of resolv.conf is one only if it is named too.
+#[test]
+fn named_servers_are_captured_and_no_others() {
+    let step = |server: &str, over: &str, legs: &str| {
+        format!(
+            "  - {{request: {{from: shop, dns: web., server: {server}, over: {over}}}, expect: {{outcome: ok, path: {{shop: [{legs}]}}}}}}\n"
+        )
+    };
+    let past = "shop -> OUTPUT -> ISTIO_OUTPUT_DNS#end -> ISTIO_OUTPUT#8 -> ISTIO_OUTPUT_DNS#end -> ISTIO_OUTPUT#10 -> \
+        ISTIO_REDIRECT#end -> POSTROUTING";
+    let steps = step("10.96.0.10", "udp", past)
+        + &step("10.96.0.11", "tcp", &captured("shop", 1))
+        + &step("10.96.0.12", "tcp", &captured("shop", 2))
+        + &step("10.96.0.11", "udp", &captured("shop", 3))
+        + &step("10.96.0.12", "udp", &captured("shop", 4));
+    let pod = "interception: {redirectDNS: true, dnsServersV4: [10.96.0.11, 10.96.0.12]},";
+    Lab::scenario(shop(pod, &steps)).status(0);
+}
+
 /// By Istio's own means: the injector captures by server, the CNI plugin altogether.
 #[test]
 fn the_annotation_asks_for_it_too() {

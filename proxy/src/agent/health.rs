@@ -236,5 +236,8 @@ async fn metrics(shared: &Shared) -> String {
          # HELP istio_agent_uptime_seconds Since the agent started.\n\
          # TYPE istio_agent_uptime_seconds gauge\nistio_agent_uptime_seconds {uptime}\n"
     ));
+    if let Some(names) = &shared.names {
+        text.push_str(&names.metrics());
+    }
     text
 }

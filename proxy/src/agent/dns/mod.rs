@@ -12,6 +12,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
@@ -43,6 +44,15 @@ pub(crate) struct Names {
     place: Place,
     resolvers: ResolvConf,
     table: watch::Sender<Option<Arc<Table>>>,
+    counts: Counts,
+}
+
+/// What is counted, as Istio's agent counts it.
+#[derive(Debug, Default)]
+struct Counts {
+    requests: AtomicU64,
+    upstream_requests: AtomicU64,
+    upstream_failures: AtomicU64,
 }
 
 impl Names {
@@ -52,7 +62,35 @@ impl Names {
             place: Place::of_node(node_id),
             resolvers,
             table: watch::Sender::new(None),
+            counts: Counts::default(),
         }
+    }
+
+    /// The counters as Prometheus text.
+    pub(super) fn metrics(&self) -> String {
+        let Counts {
+            requests,
+            upstream_requests,
+            upstream_failures,
+        } = &self.counts;
+        let counters = [
+            ("requests", "Questions that came.", requests),
+            (
+                "upstream_requests",
+                "Questions that were passed on.",
+                upstream_requests,
+            ),
+            (
+                "upstream_failures",
+                "Questions that no resolver answered.",
+                upstream_failures,
+            ),
+        ];
+        let lines = counters.map(|(name, help, count)| {
+            let (name, count) = (format!("istio_agent_dns_{name}_total"), count.load(Relaxed));
+            format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {count}\n")
+        });
+        lines.concat()
     }
 
     /// From now on these are the mesh's names.
@@ -213,6 +251,8 @@ async fn answer(
     client: SocketAddr,
 ) -> Option<Vec<u8>> {
     let question = question(bytes)?;
+    let counts = &names.counts;
+    counts.requests.fetch_add(1, Relaxed);
     let room = transport.room(&question);
     let known = names.table.borrow().clone();
     if let Some(answer) = own_answer(known.as_deref(), &question) {
@@ -225,11 +265,15 @@ async fn answer(
         transport,
         client,
     };
+    counts.upstream_requests.fetch_add(1, Relaxed);
     let answer = forward::ask(&names.resolvers.servers, events, &asked).await;
     match answer {
         Some(answer) if answer.len() <= usize::from(room) => Some(answer),
         Some(answer) => fitting(&Message::from_vec(&answer).ok()?, room),
-        None => fitting(&reply(&asked.question, ResponseCode::ServFail), room),
+        None => {
+            counts.upstream_failures.fetch_add(1, Relaxed);
+            fitting(&reply(&asked.question, ResponseCode::ServFail), room)
+        }
     }
 }
 

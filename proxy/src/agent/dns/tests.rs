@@ -201,6 +201,15 @@ fn a_resolver_that_refuses_is_followed_by_the_next_one() {
             for answer in lost.both(&query("outside.example.")).await {
                 check(&answer, ResponseCode::ServFail, 0);
             }
+            lost.both(&query("big.default.")).await;
+            for (name, count) in [
+                ("requests", 4),
+                ("upstream_requests", 2),
+                ("upstream_failures", 2),
+            ] {
+                let line = format!("\nistio_agent_dns_{name}_total {count}\n");
+                assert!(lost.names.metrics().contains(&line), "{}", lost.names.metrics());
+            }
         }
     });
 }
