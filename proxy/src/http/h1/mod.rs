@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Room for the head of a message.
-const HEAD_ROOM: usize = 4 * 1024;
+const HEAD_ROOM: usize = 2 * 1024;
 /// Room for a long body.
 pub const BODY_ROOM: usize = 256 * 1024;
 /// The rest of a body that is at least so long goes from socket to socket, which needs a pipe first.
