@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::Shared;
+use super::{Life, Shared};
 use crate::within::within;
 
 pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
@@ -36,6 +36,8 @@ pub(super) async fn serve(shared: Rc<Shared>, socket: TcpListener) {
             tokio::task::yield_now().await;
             continue;
         };
+        // A long answer's end does not wait for the acknowledgement of its beginning.
+        drop(stream.set_nodelay(true));
         while open.try_join_next().is_some() {}
         let shared = Rc::clone(&shared);
         let service = service_fn(move |request| {
@@ -126,6 +128,7 @@ pub(super) async fn watch(shared: Rc<Shared>) {
     let silent = Condition::Silent(String::new()).event();
     let (mut life, mut was) = (shared.life.get(), silent);
     let mut pause = IMPATIENT;
+    let mut timed: Option<Life> = None;
     loop {
         let asked = shared.life.get();
         if !asked.runs {
@@ -142,6 +145,9 @@ pub(super) async fn watch(shared: Rc<Shared>) {
             }
             let is = condition.event();
             if std::mem::replace(&mut was, is) != is {
+                if matches!(condition, Condition::Ready) && timed.replace(asked) != Some(asked) {
+                    shared.startup.set(Some(shared.begun.get().elapsed()));
+                }
                 shared.events.tell(&json!({ "event": is }));
             }
         }
@@ -238,6 +244,14 @@ async fn metrics(shared: &Shared) -> String {
     ));
     if let Some(names) = &shared.names {
         text.push_str(&names.metrics());
+    }
+    if let Some(startup) = shared.startup.get() {
+        text.push_str(&format!(
+            "# HELP istio_agent_data_plane_startup_seconds From the start of the data plane's process to its readiness.\n\
+             # TYPE istio_agent_data_plane_startup_seconds gauge\n\
+             istio_agent_data_plane_startup_seconds {}\n",
+            startup.as_secs_f64()
+        ));
     }
     text
 }

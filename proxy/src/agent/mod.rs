@@ -15,6 +15,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -83,6 +84,10 @@ pub(crate) struct Shared {
     /// What is the data plane, if it is not this program.
     pub(crate) envoy: Option<Envoy>,
     pub(crate) life: Cell<Life>,
+    /// When the data plane was started last.
+    pub(crate) begun: Cell<Instant>,
+    /// How long the last one that became ready took for it, from its start.
+    pub(crate) startup: Cell<Option<Duration>>,
     /// Rung when the data plane starts or ends, and when something passed the relay after which it may be ready.
     pub(crate) moved: watch::Sender<u64>,
     /// True once the agent is to end.
@@ -124,6 +129,8 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
         probers,
         envoy,
         life: Cell::new(Life::default()),
+        begun: Cell::new(Instant::now()),
+        startup: Cell::new(None),
         moved: watch::Sender::new(0),
         quit: watch::Sender::new(false),
     });

@@ -34,9 +34,10 @@ pub(super) async fn run(
     }
     let mut pause = Duration::ZERO;
     loop {
+        let started = Instant::now();
+        shared.begun.set(started);
         let mut child = start(shared, &exec)?;
         shared.turn(true);
-        let started = Instant::now();
         shared
             .events
             .tell(&json!({ "event": "data-plane-started", "pid": child.id() }));
