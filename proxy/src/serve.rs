@@ -99,6 +99,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     // Each worker has a socket of its own, and the kernel spreads connections over them.
     socket.set_reuse_port(true)?;
+    // What it accepts has it too.
+    socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(4096)?;
@@ -139,7 +141,6 @@ async fn connection(
     stream: TcpStream,
     client: SocketAddr,
 ) -> io::Result<()> {
-    stream.set_nodelay(true)?;
     let arrival = sys::arrival(&stream, stream.local_addr()?)?;
     let downstream = Downstream { client, arrival };
     let listener = match arrival {
