@@ -141,3 +141,22 @@ pub fn bind_without_port(socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_tproxy_brings_a_connection_to_another_port_than_the_listeners() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let other = address.port() ^ 1;
+        let came = |transparent| arrival(&stream, address, transparent).unwrap();
+        assert_eq!(came(Some(other)), Arrival::Transparent(OriginalDst(address)));
+        assert_eq!(came(Some(address.port())), Arrival::Direct(address));
+        assert_eq!(came(None), Arrival::Direct(address));
+        drop(client);
+    }
+}
