@@ -114,3 +114,22 @@ fn control(option: c_int, argument: c_ulong, more: c_ulong) -> nix::Result<c_int
     let done = unsafe { libc::prctl(option, argument, more, NOTHING, NOTHING) };
     Errno::result(done)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_half_of_a_set_stands_in_its_words() {
+        assert_eq!(words(Capabilities::NONE), [0; 6]);
+        assert_eq!(words(Capabilities::NET_ADMIN), [0x1000, 0x1000, 0x1000, 0, 0, 0]);
+        assert_eq!(words(Capabilities(1 << 40)), [0, 0, 0, 0x100, 0x100, 0x100]);
+    }
+
+    /// Whoever runs this has either more than nothing, or a bounding set.
+    #[test]
+    fn what_was_not_given_up_is_seen() {
+        assert_eq!(are(Capabilities::NONE), Ok(false));
+        assert_eq!(are(Capabilities::NET_ADMIN), Ok(false));
+    }
+}
