@@ -21,5 +21,6 @@ mod raw;
 mod rules;
 mod scenarios;
 mod tidy;
+mod tproxy;
 mod usage;
 mod xtables_monitor;

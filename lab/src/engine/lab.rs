@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use super::logs::Tail;
 use super::state::{State, Watched};
 use crate::dns;
+use crate::net::tproxy::{self, Routes};
 use crate::observe::{Observer, Origin, Protocol, Role};
 use crate::plan::Plan;
 use crate::scenario::model::{Gate, PodId, RulesRerun, Scenario};
@@ -160,6 +161,11 @@ impl Lab {
         iptables::apply::load(&self.tool, &ruleset, &spawn)
             .await
             .map_err(failed)?;
+        let routes = Routes::of(&sidecar.interception);
+        if !routes.is_empty() {
+            let added = tproxy::add(&space.netns, routes).await;
+            added.map_err(|error| super::chain(&error))?;
+        }
         if self.scenario.reruns_rules(id) {
             let families = iptables::apply::families(&ruleset);
             let now = iptables::apply::read(&self.tool, &families, &spawn)

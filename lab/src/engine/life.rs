@@ -19,6 +19,7 @@ use std::rc::Rc;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
+use super::identity::Identity;
 use super::lab::Lab;
 use super::logs::{self, Stream};
 use super::state::{Admin, Running, State};
@@ -26,7 +27,7 @@ use crate::app::wire::{AppEvent, AppSpec};
 pub(super) use probes::once as probe_once;
 pub(super) use termination::delete;
 
-use crate::plan::{ISTIOD, ISTIOD_XDS_PORT, PROXY_USER};
+use crate::plan::{ISTIOD, ISTIOD_XDS_PORT};
 use crate::scenario::lifecycle::container_name;
 use crate::scenario::model::{ContainerId, Gate, PodId, ProcessName, ProxyKind, Target, Workload};
 use crate::world::entry::ENVOY;
@@ -159,7 +160,14 @@ fn spawn_agent(lab: &Rc<Lab>, id: PodId) -> Result<(), String> {
         "--concurrency".to_owned(),
         lab.scenario.mesh.concurrency.to_string(),
     ]);
-    let sidecar = lab.scenario.pod(id).sidecar.as_ref();
+    let pod = lab.scenario.pod(id);
+    let sidecar = pod.sidecar.as_ref();
+    if let Some(sidecar) = sidecar {
+        args.extend([
+            "--interception-mode".to_owned(),
+            sidecar.interception.mode.name().to_owned(),
+        ]);
+    }
     if sidecar.is_some_and(|sidecar| sidecar.proxy == ProxyKind::Envoy) {
         args.extend(["--envoy".to_owned(), ENVOY.to_owned()]);
     }
@@ -167,15 +175,22 @@ fn spawn_agent(lab: &Rc<Lab>, id: PodId) -> Result<(), String> {
         args.extend(["--app-metrics".to_owned(), metrics.clone()]);
     }
     args.extend(supervise::agent_args(lab, id));
+    let Identity {
+        uid,
+        gid,
+        groups,
+        capabilities,
+    } = Identity::of(pod, ProcessName::Agent);
     let process = spawn(
         lab,
         id,
         Spec {
             role: "agent".to_owned(),
             program: Program::Lab(args),
-            uid: PROXY_USER,
-            gid: PROXY_USER,
-            groups: Vec::new(),
+            uid,
+            gid,
+            groups,
+            capabilities,
             env: Vec::new(),
             stdin: Stdin::Null,
             inherit: vec![(events_end.into(), EVENTS_FD), (wait_end.into(), WAIT_FD)],
@@ -254,7 +269,14 @@ async fn start_container(lab: &Rc<Lab>, id: PodId, container: ContainerId) {
 }
 
 fn spawn_container(lab: &Rc<Lab>, id: PodId, container_id: ContainerId) -> Result<(), String> {
-    let container = lab.scenario.pod(id).container(container_id);
+    let pod = lab.scenario.pod(id);
+    let container = pod.container(container_id);
+    let Identity {
+        uid,
+        gid,
+        groups,
+        capabilities,
+    } = Identity::of(pod, ProcessName::Container(container_id));
     let mut inherit = Vec::new();
     let mut events = None;
     let mut wait = None;
@@ -284,9 +306,10 @@ fn spawn_container(lab: &Rc<Lab>, id: PodId, container_id: ContainerId) -> Resul
         Spec {
             role: container.name.clone(),
             program,
-            uid: container.run_as_user,
-            gid: container.run_as_group,
-            groups: container.supplemental_groups.clone(),
+            uid,
+            gid,
+            groups,
+            capabilities,
             env: container.env.clone(),
             stdin: Stdin::Null,
             inherit,

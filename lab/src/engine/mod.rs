@@ -5,6 +5,7 @@
 
 mod facts;
 mod faults;
+mod identity;
 mod lab;
 mod life;
 mod logs;

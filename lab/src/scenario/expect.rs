@@ -48,7 +48,7 @@ pub(super) fn read(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Expect
         }),
         status: fields.get("status").and_then(|at| status(reader, at)),
         response_flags: fields.get("responseFlags").and_then(|at| reader.string(at)),
-        body: fields.get("body").and_then(|at| body(reader, at)),
+        body: fields.get("body").and_then(|at| body(reader, at, names)),
         headers: headers
             .iter()
             .flat_map(Fields::all)
@@ -163,15 +163,29 @@ pub(super) fn life_event(reader: &Reader<'_>, at: &At<'_>, names: &Names<'_>, po
     Some(text)
 }
 
-fn body(reader: &Reader<'_>, at: At<'_>) -> Option<BodyMatch> {
+fn body(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<BodyMatch> {
+    let text = |at: At<'_>| {
+        let text = reader.string(at.clone())?;
+        addresses(reader, &at, &text, names);
+        Some(text)
+    };
     if !matches!(at.value, serde_yaml::Value::Mapping(_)) {
-        return reader.string(at).map(BodyMatch::Exact);
+        return text(at).map(BodyMatch::Exact);
     }
     let fields = reader.map(at, &["contains"])?;
-    fields
-        .get("contains")
-        .and_then(|at| reader.string(at))
-        .map(BodyMatch::Contains)
+    fields.get("contains").and_then(text).map(BodyMatch::Contains)
+}
+
+/// `${POD.ip}` must name a pod; anything else in braces is the body's own.
+fn addresses(reader: &Reader<'_>, at: &At<'_>, text: &str, names: &Names<'_>) {
+    let braced = text.split("${").skip(1).filter_map(|part| part.split_once('}'));
+    for (name, _) in braced {
+        if let Some(pod) = name.strip_suffix(".ip")
+            && !["self", "istiod"].contains(&pod)
+        {
+            let _known = names.pod(reader, at, pod, &format!("`${{{name}}}`"));
+        }
+    }
 }
 
 fn by_pod<T>(

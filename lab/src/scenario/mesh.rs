@@ -170,9 +170,6 @@ pub(super) fn interception(
             instead,
         );
     };
-    if matches!(interception.mode, Mode::Tproxy(_)) {
-        not_yet("mode TPROXY", "write `mode: REDIRECT` or `mode: NONE`");
-    }
     if interception.backend == Backend::Nftables {
         not_yet("backend nftables", "write `backend: iptables`");
     }

@@ -248,6 +248,11 @@ pub struct Sidecar {
     pub interception: Interception,
     /// Whether rules are installed at all (`mode: NONE` = not).
     pub intercept: bool,
+    /// Who agent and data plane run as: 1337, or 0 in mode TPROXY, as Istio's injector has it, unless a container
+    /// `istio-proxy` says otherwise.
+    pub run_as_user: u32,
+    /// Their group.
+    pub run_as_group: u32,
     /// How it lives.
     pub life: ProxyLife,
 }

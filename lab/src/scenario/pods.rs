@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
+use iptables::options::Mode;
+
 use super::fields::{At, Fields, Reader};
 use super::lifecycle::{ContainerKind, Handler, INIT, PROXY, ProxyLife};
 use super::lives;
@@ -13,6 +15,7 @@ use super::names::{gates, label};
 use super::pieces;
 use super::services::{status, texts};
 use crate::path::RESERVED_ROLES;
+use crate::plan::PROXY_USER;
 
 /// Ports of the sidecar, which its pod's own servers cannot have.
 const SIDECAR_PORTS: [u16; 9] = [15000, 15001, 15006, 15008, 15010, 15020, 15021, 15053, 15090];
@@ -150,8 +153,10 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
     };
     containers(reader, &at, &fields, &defaults, &mut found);
     ordered |= found.lives;
-    if let (Some(sidecar), Some(pre_stop)) = (&mut sidecar, found.proxy_pre_stop) {
-        sidecar.life.pre_stop = Some(pre_stop);
+    if let Some(sidecar) = &mut sidecar {
+        sidecar.life.pre_stop = found.proxy_pre_stop.or(sidecar.life.pre_stop.take());
+        sidecar.run_as_user = found.proxy_security.user.unwrap_or(sidecar.run_as_user);
+        sidecar.run_as_group = found.proxy_security.group.unwrap_or(sidecar.run_as_group);
     }
     let mut pod = Pod {
         name,
@@ -197,10 +202,16 @@ fn sidecar(
         return None;
     }
     let (interception, intercept) = mesh::interception(reader, at, own, &mesh.interception, annotations)?;
+    let run_as_user = match interception.mode {
+        Mode::Tproxy(_) => 0,
+        Mode::Redirect | Mode::None => PROXY_USER,
+    };
     Some(Sidecar {
         proxy,
         interception,
         intercept,
+        run_as_user,
+        run_as_group: PROXY_USER,
         // By annotations: see `pod`.
         life: ProxyLife::default(),
     })
@@ -287,6 +298,8 @@ struct Containers {
     lives: bool,
     /// What the container `istio-proxy` does before it is stopped.
     proxy_pre_stop: Option<Handler>,
+    /// Who it says that it runs as.
+    proxy_security: Security,
 }
 
 fn containers(
@@ -337,6 +350,9 @@ fn container(
             reader.wrong(&name_at, "a pod without a sidecar has no istio-proxy", "");
         }
         found.proxy_pre_stop = life.pre_stop;
+        if let Some(at) = fields.get("securityContext") {
+            found.proxy_security = security(reader, at);
+        }
         return;
     }
     if RESERVED_ROLES.contains(&name.as_str()) || name == INIT {
