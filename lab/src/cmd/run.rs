@@ -105,6 +105,12 @@ pub(super) fn run(args: Args) -> Exit {
         terminal::complain(&format!("error: {missing}\n"));
         return Exit::Machine;
     }
+    for file in &checked {
+        if let Err(missing) = preflight::nft(&file.loaded.scenario) {
+            terminal::complain(&format!("error: {missing}\n"));
+            return Exit::Machine;
+        }
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -330,6 +336,7 @@ pub(super) fn request_of(
     RunRequest {
         file,
         text,
+        files: scenario.files(),
         only: Vec::new(),
         order: None,
         proxy: None,
@@ -389,6 +396,7 @@ pub(super) async fn drive(
 ) -> Result<ScenarioReport, LabError> {
     let failed = |message: String| LabError {
         machine: false,
+        mistake: false,
         message,
     };
     let mut world = spawn_world().map_err(|error| failed(chain(&error)))?;

@@ -11,6 +11,7 @@ mod logs;
 mod mesh;
 mod reports;
 mod request;
+mod rules;
 mod state;
 mod steps;
 mod up;
@@ -27,7 +28,7 @@ use tokio::task::LocalSet;
 use crate::causes::causes as chain;
 use crate::race;
 use crate::report::{LabError, Outcome, RunEvent, ScenarioReport};
-use crate::scenario;
+use crate::scenario::{self, custom::Files};
 use crate::world::entry;
 use wire::RunRequest;
 
@@ -117,6 +118,7 @@ async fn run(
     };
     let interrupted = LabError {
         machine: false,
+        mistake: false,
         message: "interrupted".to_owned(),
     };
     let outcome = tokio::select! {
@@ -144,18 +146,20 @@ async fn run_steps(
 ) -> Result<(), LabError> {
     let failed = |message: String| LabError {
         machine: false,
+        mistake: false,
         message,
     };
     let mistaken =
         |_mistakes: scenario::Mistakes| failed("the file that the host side checked has mistakes".to_owned());
+    let files = Files::Read(request.files.clone());
     let mut scenario = match &request.order {
         None => {
-            scenario::parse(&request.file, &request.text)
+            scenario::parse_with(&request.file, &request.text, files)
                 .map_err(mistaken)?
                 .scenario
         }
         Some(order) => {
-            let race = scenario::race::parse(&request.file, &request.text).map_err(mistaken)?;
+            let race = scenario::race::parse_with(&request.file, &request.text, files).map_err(mistaken)?;
             race::staged(&race, order)
         }
     };

@@ -1,5 +1,6 @@
 //! What the host side tells the world process: one JSON document on the control socket.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,9 @@ pub struct RunRequest {
     pub file: String,
     /// Its text, as it was read and checked.
     pub text: String,
+    /// The files that the text names, as they were read.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
     /// Only the steps whose names contain one of these; all if empty.
     pub only: Vec<String>,
     /// The data plane of every sidecar, whatever the file says.

@@ -56,8 +56,11 @@ pub struct ProxyReport {
 /// Why the lab itself failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabError {
-    /// The machine lacks something (exit 3), or the lab failed (exit 4).
+    /// The machine lacks something (exit 3); else the lab failed (exit 4).
     pub machine: bool,
+    /// Something that the user wrote cannot be (exit 2).
+    #[serde(default)]
+    pub mistake: bool,
     /// What failed, each cause on a line of its own.
     pub message: String,
 }
@@ -218,6 +221,7 @@ impl ScenarioReport {
             .fold(Exit::Held, |worst, step| worst.worse(step.result.exit()));
         match &self.error {
             None => steps,
+            Some(error) if error.mistake => steps.worse(Exit::Usage),
             Some(error) if error.machine => steps.worse(Exit::Machine),
             Some(_) => steps.worse(Exit::Lab),
         }

@@ -134,7 +134,7 @@ fn each_mistake_is_told_at_its_place() {
     refused(
         "sidecar: false,",
         "sidecar: false, customRules: {},",
-        "not supported yet",
+        "unknown field `customRules`",
     );
     refused(
         "sidecar: false,",
