@@ -10,6 +10,8 @@
 mod support;
 
 mod answers;
+mod backends;
+mod custom_rules;
 mod envoy;
 mod exit_codes;
 mod failures;
