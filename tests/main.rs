@@ -11,6 +11,7 @@ mod support;
 
 mod answers;
 mod backends;
+mod coverage;
 mod custom_rules;
 mod envoy;
 mod exit_codes;

@@ -52,7 +52,7 @@ pub(super) struct Lab {
     installed: RefCell<HashMap<PodId, Snapshot>>,
     /// kube-proxy's rules as they are now.
     routes: RefCell<Option<Ruleset>>,
-    tools: Tools,
+    pub(super) tools: Tools,
     pods: Vec<PodSpace>,
     tasks: RefCell<JoinSet<()>>,
 }

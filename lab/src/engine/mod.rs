@@ -115,6 +115,7 @@ async fn run(
         seconds: 0.0,
         steps: Vec::new(),
         error: None,
+        rules: Vec::new(),
     };
     let interrupted = LabError {
         machine: false,
@@ -200,6 +201,9 @@ async fn run_steps(
         if let Some(failure) = lab.watched.read(|state| state.failure.clone()) {
             return Err(failed(failure));
         }
+    }
+    if request.list_rules {
+        report.rules = rules::listed(&lab).await.map_err(failed)?;
     }
     up::down(lab).await;
     Ok(())

@@ -3,13 +3,15 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use iptables::apply::text::{self, Doing};
+use iptables::apply::text::{self, Doing, Listed};
 use iptables::apply::{self, Error, Snapshot, Tool, ToolError};
 use iptables::options::Backend;
 use iptables::ruleset::{Family, Ruleset};
 
+use super::lab::Lab;
 use crate::net::netns::NetNs;
 use crate::observe;
+use crate::report::{PodRules, RuleReport};
 use crate::scenario::model::{Pod, Scenario};
 use crate::world::{preflight, process};
 
@@ -115,6 +117,15 @@ impl Tools {
         }
     }
 
+    /// Each rule that is there.
+    async fn list(&self, rules: &Rules, space: &NetNs) -> Result<Vec<Listed>, Error> {
+        let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(space, program, args);
+        match rules.backend() {
+            Backend::Iptables => text::list(&self.iptables, &rules.families(), &spawn).await,
+            Backend::Nftables => text::list_nft(self.nft(), observe::TABLE, &spawn).await,
+        }
+    }
+
     /// Looks first: loads the rules where there are none, and else compares what is there with what was `before`.
     pub(super) async fn reload(
         &self,
@@ -129,4 +140,30 @@ impl Tools {
         }
         apply::verify(before, &now).map(|()| "already there")
     }
+}
+
+/// What the kernel has of the rules of each pod whose rules are installed.
+pub(super) async fn listed(lab: &Lab) -> Result<Vec<PodRules>, String> {
+    let mut all = Vec::new();
+    for (id, pod) in lab.scenario.pods_with_ids() {
+        let is_installed = lab.watched.read(|state| state.pod(id).rules);
+        let Some(rules) = Rules::of(pod).filter(|_| is_installed) else {
+            continue;
+        };
+        let listed = lab.tools.list(&rules, &lab.space(id).netns).await;
+        let listed = listed.map_err(|error| format!("pod {}: {}", pod.name, super::chain(&error)))?;
+        let backend = match rules.backend() {
+            Backend::Iptables => "iptables",
+            Backend::Nftables => "nftables",
+        };
+        all.push(PodRules {
+            pod: pod.name.clone(),
+            backend: backend.to_owned(),
+            rules: listed
+                .into_iter()
+                .map(|Listed { table, chain, text }| RuleReport { table, chain, text })
+                .collect(),
+        });
+    }
+    Ok(all)
 }

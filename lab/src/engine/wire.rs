@@ -24,6 +24,9 @@ pub struct RunRequest {
     pub proxy: Option<ProxyKind>,
     /// The host's Envoy, if a sidecar needs it.
     pub envoy: Option<PathBuf>,
+    /// The rules of the pods are reported after the last step.
+    #[serde(default)]
+    pub list_rules: bool,
     /// What the sidecars' data planes are.
     pub proxies: Vec<ProxyReport>,
     /// The text is a race, and its events come in this order.

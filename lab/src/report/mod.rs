@@ -2,6 +2,7 @@
 //!
 //! The world process sends these over its control socket as it goes, so they have a wire shape.
 
+pub mod coverage;
 pub mod human;
 pub mod json;
 pub mod race;
@@ -42,6 +43,31 @@ pub struct ScenarioReport {
     pub steps: Vec<StepReport>,
     /// Why the lab itself failed, if it did.
     pub error: Option<LabError>,
+    /// The rules that the kernel had in each pod after the last step, if they were asked for.
+    #[serde(default)]
+    pub rules: Vec<PodRules>,
+}
+
+/// The interception rules of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodRules {
+    /// The pod.
+    pub pod: String,
+    /// `iptables` or `nftables`.
+    pub backend: String,
+    /// In the order of chains and rules in which the tool lists them.
+    pub rules: Vec<RuleReport>,
+}
+
+/// A rule that the kernel has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleReport {
+    /// Its table.
+    pub table: String,
+    /// Its chain.
+    pub chain: String,
+    /// The rule, as its tool lists it.
+    pub text: String,
 }
 
 /// A kind of data plane that sidecars of a scenario run.
