@@ -18,6 +18,7 @@ mod exit_codes;
 mod failures;
 mod host_untouched;
 mod lifecycle;
+mod mutate;
 mod pods;
 mod races;
 mod raw;

@@ -357,6 +357,7 @@ pub(super) fn request_of(
         only: Vec::new(),
         order: None,
         list_rules: false,
+        mutant: None,
         proxy: None,
         envoy: envoy.map(|envoy| envoy.path.clone()),
         proxies: builtin.into_iter().chain(found).collect(),

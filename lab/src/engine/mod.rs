@@ -167,6 +167,9 @@ async fn run_steps(
     if let Some(proxy) = request.proxy {
         scenario.run_by(proxy);
     }
+    if let Some(mutant) = &request.mutant {
+        scenario.mutate(mutant);
+    }
     report.name.clone_from(&scenario.name);
     entry::settle_in(request.envoy.as_deref()).map_err(|error| failed(chain(&error)))?;
     let steps = scenario.steps.clone();
@@ -197,9 +200,13 @@ async fn run_steps(
                 step: Box::new(ended.clone()),
             })
             .await;
+        let is_noticed = request.mutant.is_some() && ended.result != Outcome::Pass;
         report.steps.push(ended);
         if let Some(failure) = lab.watched.read(|state| state.failure.clone()) {
             return Err(failed(failure));
+        }
+        if is_noticed {
+            break;
         }
     }
     if request.list_rules {

@@ -13,6 +13,7 @@ use crate::net::netns::NetNs;
 use crate::observe;
 use crate::report::{PodRules, RuleReport};
 use crate::scenario::model::{Pod, Scenario};
+use crate::scenario::mutate;
 use crate::world::{preflight, process};
 
 /// The tools that load rules.
@@ -43,9 +44,8 @@ impl Rules {
                 backend: custom.backend,
             });
         }
-        let sidecar = pod.sidecar.as_ref().filter(|sidecar| sidecar.intercept)?;
-        let ruleset = iptables::generate::generate(&sidecar.interception);
-        Some(match sidecar.interception.backend {
+        let ruleset = mutate::changed(pod)?;
+        Some(match pod.backend()? {
             Backend::Iptables => Self::Iptables(ruleset),
             Backend::Nftables => Self::Nftables(ruleset),
         })

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::ProxyReport;
 use crate::scenario::model::ProxyKind;
+use crate::scenario::mutate::Mutant;
 
 /// A scenario to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct RunRequest {
     /// The rules of the pods are reported after the last step.
     #[serde(default)]
     pub list_rules: bool,
+    /// The rules of some pods are changed, and the first step that notices is the last.
+    #[serde(default)]
+    pub mutant: Option<Mutant>,
     /// What the sidecars' data planes are.
     pub proxies: Vec<ProxyReport>,
     /// The text is a race, and its events come in this order.

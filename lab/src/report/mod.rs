@@ -5,6 +5,7 @@
 pub mod coverage;
 pub mod human;
 pub mod json;
+pub mod mutate;
 pub mod race;
 pub mod terminal;
 

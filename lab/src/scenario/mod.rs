@@ -3,6 +3,7 @@
 pub mod custom;
 pub mod lifecycle;
 pub mod model;
+pub mod mutate;
 pub mod race;
 
 pub mod mistake;

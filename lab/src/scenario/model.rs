@@ -251,6 +251,8 @@ pub struct Sidecar {
     pub interception: Interception,
     /// Whether rules are installed at all (`mode: NONE` = not).
     pub intercept: bool,
+    /// A change of its rules, by its number among all that there are (`lab rules mutate`).
+    pub mutation: Option<usize>,
     /// How it lives.
     pub life: ProxyLife,
 }

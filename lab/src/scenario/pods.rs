@@ -210,6 +210,7 @@ fn sidecar(
         proxy,
         interception,
         intercept,
+        mutation: None,
         // By annotations: see `pod`.
         life: ProxyLife::default(),
     })
