@@ -109,6 +109,11 @@ fn without_nft_only_a_scenario_that_needs_it_is_refused() {
     for said in ["pod `web-v1`", "backend: nftables", "apt-get install nftables"] {
         assert!(ended.stderr.contains(said), "{}", ended.stderr);
     }
+    let doctor = Lab::new("doctor").without("nft").status(0).stdout;
+    assert!(
+        doctor.contains("no `backend: nftables`: looked for nft in"),
+        "{doctor}"
+    );
     let iptables = one_pod("status: 200").replace("backend: nftables", "backend: iptables");
     Lab::scenario(iptables).without("nft").status(0);
     let file = root().join("scenarios/bookinfo.yaml");

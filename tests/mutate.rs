@@ -1,7 +1,12 @@
 //! `lab rules mutate`: which step notices that a rule is wrong, and which rules none defends.
 
+use std::io::{BufRead as _, BufReader};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::support::host::Host;
 use crate::support::{Ended, Lab, root};
 
 /// What comes in is defended, what goes out is not.
@@ -161,6 +166,21 @@ fn what_cannot_be_changed_is_told() {
                 steps: [{name: s, exec: {from: a, command: ['true']}}]\n";
     let said = Case::new(none).lab().status(2).stderr;
     assert!(said.contains("no pod has rules that are generated"), "{said}");
+}
+
+/// Interrupted while a changed lab is up: all of it goes, and what was not judged is not told.
+#[test]
+fn an_interruption_ends_it() {
+    let before = Host::now();
+    let case = Case::new(INBOUND);
+    let mut child = case.lab().spawn();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("inbound: "));
+    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(rest.iter().any(|line| line.contains("Summary")), "{rest:?}");
+    assert_eq!(Host::now(), before);
 }
 
 #[test]

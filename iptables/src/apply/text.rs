@@ -15,6 +15,8 @@ const OPTION: &str = "customRules";
 /// A rule that is there, as its tool lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
+    /// The table's family, as nft names it.
+    pub family: String,
     /// The table's name.
     pub table: String,
     /// The chain's name.
@@ -63,19 +65,27 @@ pub async fn load_nft(nft: &Path, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result
 
 /// The rules of these families that are there, in the kernel's order.
 pub async fn list(tool: &Tool, families: &[Family], spawn: Spawn<'_>) -> Result<Vec<Listed>, Error> {
-    Ok(listed_by_save(&read(tool, families, spawn).await?))
+    let mut rules = Vec::new();
+    for &family in families {
+        let name = match family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+            Family::Inet => "inet",
+        };
+        rules.extend(listed_by_save(name, &read(tool, &[family], spawn).await?));
+    }
+    Ok(rules)
 }
 
-fn listed_by_save(snapshot: &Snapshot) -> Vec<Listed> {
+fn listed_by_save(family: &str, snapshot: &Snapshot) -> Vec<Listed> {
     let (mut rules, mut table) = (Vec::new(), String::new());
     for line in &snapshot.0 {
         if let Some(name) = line.strip_prefix('*') {
             name.clone_into(&mut table);
-        } else if let Some((chain, text)) = line
-            .strip_prefix("-A ")
-            .map(|rest| rest.split_once(' ').unwrap_or((rest, "")))
-        {
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let (chain, text) = rule.split_once(' ').unwrap_or((rule, ""));
             rules.push(Listed {
+                family: family.to_owned(),
                 table: table.clone(),
                 chain: chain.to_owned(),
                 text: text.to_owned(),
@@ -98,17 +108,18 @@ pub async fn list_nft(nft: &Path, except: &str, spawn: Spawn<'_>) -> Result<Vec<
 }
 
 fn listed_by_nft(text: &str) -> Vec<Listed> {
-    let (mut rules, mut table, mut chain) = (Vec::new(), String::new(), None);
+    let (mut rules, mut table, mut chain) = (Vec::new(), ("", ""), None);
     for line in text.lines().map(str::trim) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match (words.as_slice(), &chain) {
-            (["table", _, name, "{"], _) => (*name).clone_into(&mut table),
+            (["table", family, name, "{"], _) => table = (*family, *name),
             (["chain", name, "{"], _) => chain = Some((*name).to_owned()),
             (["}"], _) => chain = None,
             // A base chain's hook, a chain's comment.
             (["type", _, "hook", ..] | ["comment", ..] | [], _) | (_, None) => {}
             (words, Some(chain)) => rules.push(Listed {
-                table: table.clone(),
+                family: table.0.to_owned(),
+                table: table.1.to_owned(),
                 chain: chain.clone(),
                 text: words.join(" "),
             }),
@@ -120,7 +131,12 @@ fn listed_by_nft(text: &str) -> Vec<Listed> {
 /// The rules of all tables but `except`, to be compared with what is there later.
 pub async fn read_nft(nft: &Path, except: &str, spawn: Spawn<'_>) -> Result<Snapshot, Error> {
     let rules = list_nft(nft, except, spawn).await?;
-    let line = |rule: &Listed| format!("add rule {} {} {}", rule.table, rule.chain, rule.text);
+    let line = |rule: &Listed| {
+        format!(
+            "add rule {} {} {} {}",
+            rule.family, rule.table, rule.chain, rule.text
+        )
+    };
     Ok(Snapshot(rules.iter().map(line).collect()))
 }
 
@@ -166,7 +182,7 @@ mod tests {
     use super::*;
 
     fn shown(rules: &[Listed]) -> Vec<String> {
-        let one = |rule: &Listed| format!("{}|{}|{}", rule.table, rule.chain, rule.text);
+        let one = |rule: &Listed| format!("{} {}|{}|{}", rule.family, rule.table, rule.chain, rule.text);
         rules.iter().map(one).collect()
     }
 
@@ -181,10 +197,10 @@ mod tests {
             "-A X",
             "COMMIT",
         ];
-        let rules = listed_by_save(&Snapshot(lines.map(str::to_owned).into()));
+        let rules = listed_by_save("ip", &Snapshot(lines.map(str::to_owned).into()));
         assert_eq!(
             shown(&rules),
-            ["nat|PREROUTING|-p tcp -j X", "nat|X|-j RETURN", "nat|X|"]
+            ["ip nat|PREROUTING|-p tcp -j X", "ip nat|X|-j RETURN", "ip nat|X|"]
         );
     }
 
@@ -196,7 +212,10 @@ mod tests {
             \t\ttcp dport @ports jump on\n\t}\n\n\tchain on {\n\t\tredirect to :4143\n\t}\n}\n";
         assert_eq!(
             shown(&listed_by_nft(text)),
-            ["mine|in|tcp dport @ports jump on", "mine|on|redirect to :4143"]
+            [
+                "inet mine|in|tcp dport @ports jump on",
+                "inet mine|on|redirect to :4143"
+            ]
         );
     }
 }

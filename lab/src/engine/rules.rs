@@ -161,7 +161,12 @@ pub(super) async fn listed(lab: &Lab) -> Result<Vec<PodRules>, String> {
             backend: backend.to_owned(),
             rules: listed
                 .into_iter()
-                .map(|Listed { table, chain, text }| RuleReport { table, chain, text })
+                .map(|rule| RuleReport {
+                    family: rule.family,
+                    table: rule.table,
+                    chain: rule.chain,
+                    text: rule.text,
+                })
                 .collect(),
         });
     }

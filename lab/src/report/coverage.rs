@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::human::count;
-use super::{PodRules, ScenarioReport, StepReport};
+use super::{HopReport, PodRules, RuleReport, ScenarioReport, StepReport};
 
 /// What a run's steps met.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct PodCoverage {
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleCoverage {
+    /// Its table's family, as nft names it.
+    pub family: String,
     /// Its table.
     pub table: String,
     /// Its chain.
@@ -85,8 +87,9 @@ impl Coverage {
 
     /// Pods whose rules are the same, rule by rule.
     fn groups(&self) -> Vec<Vec<&PodCoverage>> {
-        let texts = |pod: &PodCoverage| -> Vec<(String, String, String)> {
-            let text = |rule: &RuleCoverage| (rule.table.clone(), rule.chain.clone(), rule.text.clone());
+        let texts = |pod: &PodCoverage| -> Vec<[String; 4]> {
+            let text =
+                |rule: &RuleCoverage| [&rule.family, &rule.table, &rule.chain, &rule.text].map(Clone::clone);
             pod.rules.iter().map(text).collect()
         };
         let mut groups: Vec<Vec<&PodCoverage>> = Vec::new();
@@ -103,22 +106,34 @@ impl Coverage {
     }
 }
 
+/// A rule's place: family, table, chain and number.
+type Place = (String, String, String, u16);
+
 fn pod(report: &ScenarioReport, rules: &PodRules) -> PodCoverage {
-    let mut met: BTreeMap<(String, String, u16), Vec<Met>> = BTreeMap::new();
+    let mut met: BTreeMap<Place, Vec<Met>> = BTreeMap::new();
     for step in &report.steps {
         add(&mut met, step, &rules.pod);
     }
-    let mut counts: BTreeMap<(&str, &str), u16> = BTreeMap::new();
+    let mut counts: BTreeMap<(&str, &str, &str), u16> = BTreeMap::new();
     let rules_of = rules.rules.iter().map(|rule| {
-        let number = counts.entry((&rule.table, &rule.chain)).or_default();
+        let number = counts
+            .entry((&rule.family, &rule.table, &rule.chain))
+            .or_default();
         *number = number.saturating_add(1);
-        let key = (rule.table.clone(), rule.chain.clone(), *number);
+        let RuleReport {
+            family,
+            table,
+            chain,
+            text,
+        } = rule.clone();
+        let place = (family.clone(), table.clone(), chain.clone(), *number);
         RuleCoverage {
             number: *number,
-            steps: met.remove(&key).unwrap_or_default(),
-            table: key.0,
-            chain: key.1,
-            text: rule.text.clone(),
+            steps: met.remove(&place).unwrap_or_default(),
+            family,
+            table,
+            chain,
+            text,
         }
     });
     PodCoverage {
@@ -131,7 +146,7 @@ fn pod(report: &ScenarioReport, rules: &PodRules) -> PodCoverage {
 }
 
 /// What a step's connections met in a pod. A step that holds others says it of them.
-fn add(met: &mut BTreeMap<(String, String, u16), Vec<Met>>, step: &StepReport, pod: &str) {
+fn add(met: &mut BTreeMap<Place, Vec<Met>>, step: &StepReport, pod: &str) {
     for inner in &step.inner {
         add(met, inner, pod);
     }
@@ -140,10 +155,8 @@ fn add(met: &mut BTreeMap<(String, String, u16), Vec<Met>>, step: &StepReport, p
     }
     for leg in step.path.iter().filter(|leg| leg.pod == pod) {
         for hop in &leg.hops {
-            let (Some(table), Some(chain), Some(number)) = (&hop.table, &hop.chain, hop.rule) else {
-                continue;
-            };
-            let all = met.entry((table.clone(), chain.clone(), number)).or_default();
+            let Some(place) = place_of(hop) else { continue };
+            let all = met.entry(place).or_default();
             match all.iter_mut().find(|known| known.step == step.name) {
                 Some(known) => {
                     known.connections += 1;
@@ -157,6 +170,12 @@ fn add(met: &mut BTreeMap<(String, String, u16), Vec<Met>>, step: &StepReport, p
             }
         }
     }
+}
+
+/// Where a hop that is a rule stands.
+fn place_of(hop: &HopReport) -> Option<Place> {
+    let (family, table, chain) = (hop.family.clone()?, hop.table.clone()?, hop.chain.clone()?);
+    Some((family, table, chain, hop.rule?))
 }
 
 /// As a person reads it; `all` names every step, else the first of each pod.
@@ -268,7 +287,7 @@ pub fn markdown(coverage: &Coverage) -> String {
 /// As a value of the run's document.
 pub fn document(coverage: &Coverage) -> Value {
     let rule = |rule: &RuleCoverage| {
-        json!({ "table": rule.table, "chain": rule.chain, "rule": rule.number, "text": rule.text,
+        json!({ "family": rule.family, "table": rule.table, "chain": rule.chain, "rule": rule.number, "text": rule.text,
             "steps": rule.steps.iter().map(|met| json!({ "step": met.step, "connections": met.connections,
                 "reused": met.reused })).collect::<Vec<_>>() })
     };
@@ -286,7 +305,18 @@ fn name(pod: &PodCoverage) -> String {
 }
 
 fn place(rule: &RuleCoverage) -> String {
-    format!("{} {}#{}", rule.table, rule.chain, rule.number)
+    let RuleCoverage {
+        family,
+        table,
+        chain,
+        number,
+        ..
+    } = rule;
+    // IPv4's, and those that are both's, go without saying.
+    match family.as_str() {
+        "ip" | "inet" => format!("{table} {chain}#{number}"),
+        other => format!("{other} {table} {chain}#{number}"),
+    }
 }
 
 fn step(met: &Met) -> String {
@@ -310,7 +340,7 @@ fn push(text: &mut String, more: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{HopReport, LegReport, Outcome, RuleReport};
+    use crate::report::{LegReport, Outcome};
 
     fn leg(pod: &str, chain: &str, number: Option<u16>, reused: bool) -> LegReport {
         LegReport {
@@ -319,6 +349,7 @@ mod tests {
             hops: vec![HopReport {
                 kind: "rule".to_owned(),
                 name: chain.to_owned(),
+                family: Some("ip".to_owned()),
                 table: Some("nat".to_owned()),
                 chain: Some(chain.to_owned()),
                 rule: number,
@@ -353,6 +384,7 @@ mod tests {
 
     fn report(name: &str, steps: Vec<StepReport>) -> ScenarioReport {
         let rule = |chain: &str, text: &str| RuleReport {
+            family: "ip".to_owned(),
             table: "nat".to_owned(),
             chain: chain.to_owned(),
             text: text.to_owned(),

@@ -63,6 +63,8 @@ pub struct PodRules {
 /// A rule that the kernel has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleReport {
+    /// Its table's family, as nft names it.
+    pub family: String,
     /// Its table.
     pub table: String,
     /// Its chain.
@@ -177,6 +179,9 @@ pub struct HopReport {
     pub kind: String,
     /// The hop in path notation.
     pub name: String,
+    /// The family of a rule's table, as nft names it: `ip`, `ip6` or `inet`.
+    #[serde(default)]
+    pub family: Option<String>,
     /// The table of a rule.
     pub table: Option<String>,
     /// The chain of a rule.

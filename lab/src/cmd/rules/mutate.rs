@@ -110,6 +110,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
                 };
                 case(request, scenario, &args.only)
             })
+            // With `--only`, of other files nothing is asked.
+            .filter(|case| !case.mutants.is_empty())
             .collect();
         all(args, &cases).await
     })
