@@ -10,11 +10,15 @@
 mod support;
 
 mod answers;
+mod backends;
+mod coverage;
+mod custom_rules;
 mod envoy;
 mod exit_codes;
 mod failures;
 mod host_untouched;
 mod lifecycle;
+mod mutate;
 mod pods;
 mod races;
 mod raw;

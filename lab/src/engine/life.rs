@@ -71,7 +71,7 @@ pub(super) fn begin(lab: &Rc<Lab>, id: PodId) {
         lab.spawn(kubelet::run(Rc::clone(lab), id));
         return;
     }
-    if pod.sidecar.as_ref().is_some_and(|sidecar| sidecar.intercept) {
+    if pod.has_rules() {
         let task_lab = Rc::clone(lab);
         lab.spawn(async move { install_rules(&task_lab, id).await });
     }
@@ -118,13 +118,7 @@ async fn install_rules(lab: &Rc<Lab>, id: PodId) {
 
 /// Everything else of a pod waits for its rules, unless these are held.
 async fn rules_first(lab: &Lab, id: PodId) {
-    let intercept = lab
-        .scenario
-        .pod(id)
-        .sidecar
-        .as_ref()
-        .is_some_and(|sidecar| sidecar.intercept);
-    if intercept {
+    if lab.scenario.pod(id).has_rules() {
         lab.watched
             .until(|state| state.pod(id).rules || state.closed.contains(&(id, Gate::Rules)))
             .await;

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use iptables::annotations::from_annotations;
-use iptables::options::{Backend, DnsCapture, Interception, Mode};
+use iptables::options::{DnsCapture, Interception, Mode};
 use iptables::raw::{Mistake, Raw, Start, Text};
 use serde_yaml::Value;
 
+use super::custom::{self, CustomRules};
 use super::fields::{At, Reader};
 use super::model::{InboundCluster, Mesh, OutboundTrafficPolicy, ProxyKind};
 
@@ -118,6 +119,24 @@ pub(super) fn raw(reader: &Reader<'_>, at: At<'_>) -> Raw {
     raw
 }
 
+/// The file of `customRules`, where the pod or else the mesh names it.
+pub(super) fn custom_rules(
+    reader: &Reader<'_>,
+    pod_at: &At<'_>,
+    interception: &Interception,
+) -> Option<CustomRules> {
+    let file = interception.custom_rules.as_ref()?.display().to_string();
+    let mut path = format!("{}.interception.customRules", pod_at.path);
+    if !reader.has(&path) {
+        "mesh.interception.customRules".clone_into(&mut path);
+    }
+    let at = At {
+        value: &Value::Null,
+        path,
+    };
+    custom::read(reader, &at, &file, interception.backend)
+}
+
 /// Mesh, pod and annotations in rising priority, checked; the second is false in mode NONE.
 pub(super) fn interception(
     reader: &Reader<'_>,
@@ -170,9 +189,6 @@ pub(super) fn interception(
             instead,
         );
     };
-    if interception.backend == Backend::Nftables {
-        not_yet("backend nftables", "write `backend: iptables`");
-    }
     if matches!(interception.dns, DnsCapture::Servers(_) | DnsCapture::All) {
         not_yet("DNS capture", "leave redirectDNS and captureAllDNS out");
     }
@@ -180,5 +196,9 @@ pub(super) fn interception(
         not_yet("enableIPv6", "leave it out");
     }
     let intercept = interception.mode != Mode::None;
+    if interception.custom_rules.is_some() && !intercept {
+        let what = "both customRules and mode NONE, which installs no rules";
+        reader.wrong(pod_at, what, "leave one of them out");
+    }
     Some((interception, intercept))
 }

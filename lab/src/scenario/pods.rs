@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
 use iptables::options::Mode;
+use iptables::raw::Raw;
 
+use super::custom::CustomRules;
 use super::fields::{At, Fields, Reader};
 use super::lifecycle::{ContainerKind, Handler, INIT, PROXY, ProxyLife};
 use super::lives;
@@ -139,7 +141,12 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
         .map(|at| texts(reader, at))
         .unwrap_or_default();
     let (proxy_life, mut ordered) = lives::proxy(reader, &meta, &annotations);
-    let mut sidecar = sidecar(reader, &at, &fields, &labels, &annotations, mesh).map(|sidecar| Sidecar {
+    let injected = sidecar(reader, &at, &fields, &labels, &annotations, mesh);
+    let custom_rules = match &injected {
+        Some(sidecar) => mesh::custom_rules(reader, &at, &sidecar.interception),
+        None => own_rules(reader, &at, &fields),
+    };
+    let mut sidecar = injected.map(|sidecar| Sidecar {
         life: proxy_life,
         ..sidecar
     });
@@ -163,6 +170,7 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
         labels,
         annotations,
         sidecar,
+        custom_rules,
         containers: found.all,
         hold: Vec::new(),
         sysctls: defaults.sysctls,
@@ -212,9 +220,20 @@ fn sidecar(
         intercept,
         run_as_user,
         run_as_group: PROXY_USER,
+        mutation: None,
         // By annotations: see `pod`.
         life: ProxyLife::default(),
     })
+}
+
+/// The rules that a pod without a sidecar asks for itself: another mesh's.
+fn own_rules(reader: &Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Option<CustomRules> {
+    let own_at = fields.get("interception")?;
+    let own = mesh::raw(reader, own_at.clone());
+    own.custom_rules.as_ref()?;
+    let own = Some((own, own_at));
+    let (interception, _) = mesh::interception(reader, at, own, &Raw::default(), &BTreeMap::new())?;
+    mesh::custom_rules(reader, at, &interception)
 }
 
 /// Who a container runs as.
