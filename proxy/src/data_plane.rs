@@ -16,7 +16,7 @@ use crate::access_log::sink;
 use crate::bootstrap::Bootstrap;
 use crate::config::Refused;
 use crate::config::cluster::{ClusterConfig, Discovery};
-use crate::config::listener::ListenerConfig;
+use crate::config::listener::{ListenerConfig, Socket};
 use crate::config::route::RouteTable;
 use crate::stats::Stats;
 use crate::upstream::Cluster;
@@ -380,7 +380,7 @@ impl Proxy {
         let listeners = self.listeners.borrow();
         let active = listeners.values().filter_map(|known| known.active.as_ref());
         active
-            .filter(|listener| !listener.bound && listener.address == address)
+            .filter(|listener| listener.socket == Socket::Nothing && listener.address == address)
             .map(Rc::clone)
             .next()
     }
@@ -420,7 +420,7 @@ impl Proxy {
             let moved = known
                 .active
                 .as_ref()
-                .is_some_and(|active| active.address != config.address);
+                .is_some_and(|active| (active.address, active.socket) != (config.address, config.socket));
             if moved && let Some(socket) = known.socket.take() {
                 socket.abort();
             }
@@ -507,8 +507,8 @@ impl Proxy {
             let Some(config) = known.warming.take_if(|config| has_routes(config)) else {
                 continue;
             };
-            if config.bound && known.socket.is_none() {
-                match serve::bind(config.address) {
+            if config.socket != Socket::Nothing && known.socket.is_none() {
+                match serve::open(&config) {
                     Ok(socket) => {
                         let accept = serve::accept(Rc::clone(self), config.name.clone(), socket);
                         known.socket = Some(tokio::task::spawn_local(accept));

@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
+use super::identity::Identity;
 use super::lab::Lab;
 use super::state::State;
 use crate::istiod::registry::{Command, Report};
-use crate::plan::PROXY_USER;
 use crate::scenario::model::{Gate, PodId, XdsType};
 use crate::world::process::{self, Program, Spec, Stdin};
 
@@ -32,12 +32,19 @@ pub(super) fn start_istiod(lab: &Rc<Lab>) -> Result<(), String> {
         .map(str::to_owned)
         .into();
     let theirs = OwnedFd::from(theirs);
+    let Identity {
+        uid,
+        gid,
+        groups,
+        capabilities,
+    } = Identity::proxy();
     let spec = Spec {
         role: "istiod".to_owned(),
         program: Program::Lab(args),
-        uid: PROXY_USER,
-        gid: PROXY_USER,
-        groups: Vec::new(),
+        uid,
+        gid,
+        groups,
+        capabilities,
         env: Vec::new(),
         stdin: Stdin::Null,
         inherit: vec![(theirs.as_fd().try_clone_to_owned().map_err(said)?, CONTROL_FD)],

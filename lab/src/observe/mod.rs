@@ -45,6 +45,7 @@ use crate::within::{TooLong, within};
 use connections::Seen;
 
 pub use connections::Mark;
+pub use install::TABLE;
 pub use join::Collected;
 pub use join::dns::Lookup;
 pub use leg::{ObservedHop, ObservedLeg};

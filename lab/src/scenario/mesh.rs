@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use iptables::annotations::from_annotations;
-use iptables::options::{Backend, Interception, Mode};
+use iptables::options::{Interception, Mode};
 use iptables::raw::{Mistake, Raw, Start, Text};
 use serde_yaml::Value;
 
+use super::custom::{self, CustomRules};
 use super::fields::{At, Reader};
 use super::model::{InboundCluster, Mesh, OutboundTrafficPolicy, ProxyKind};
 
@@ -118,14 +119,31 @@ pub(super) fn raw(reader: &Reader<'_>, at: At<'_>) -> Raw {
     raw
 }
 
-/// Mesh, pod, annotations and proxy metadata in rising priority, checked; the second is false in mode NONE.
+/// The file of `customRules`, where the pod or else the mesh names it.
+pub(super) fn custom_rules(
+    reader: &Reader<'_>,
+    pod_at: &At<'_>,
+    interception: &Interception,
+) -> Option<CustomRules> {
+    let file = interception.custom_rules.as_ref()?.display().to_string();
+    let mut path = format!("{}.interception.customRules", pod_at.path);
+    if !reader.has(&path) {
+        "mesh.interception.customRules".clone_into(&mut path);
+    }
+    let at = At {
+        value: &Value::Null,
+        path,
+    };
+    custom::read(reader, &at, &file, interception.backend)
+}
+
+/// Mesh, pod and annotations in rising priority, checked; the second is false in mode NONE.
 pub(super) fn interception(
     reader: &Reader<'_>,
     pod_at: &At<'_>,
     own: Option<(Raw, At<'_>)>,
     mesh: &Raw,
     annotations: &BTreeMap<String, String>,
-    metadata: Raw,
 ) -> Option<(Interception, bool)> {
     let tell = |mistakes: Vec<Mistake>| {
         for mistake in mistakes {
@@ -157,7 +175,7 @@ pub(super) fn interception(
         }
     };
     let own = own.map(|(raw, _)| raw).unwrap_or_default();
-    let mut raw = metadata.or(annotated).or(own).or(mesh.clone());
+    let mut raw = annotated.or(own).or(mesh.clone());
     if raw.dns_servers_v4.is_none() && raw.dns_servers_v6.is_none() {
         // As istio-init reads them from the pod's resolv.conf; they count only if DNS is captured by server.
         raw.dns_servers_v4 = Some(Text(crate::plan::DNS_IP.to_string()));
@@ -176,15 +194,13 @@ pub(super) fn interception(
             instead,
         );
     };
-    if matches!(interception.mode, Mode::Tproxy(_)) {
-        not_yet("mode TPROXY", "write `mode: REDIRECT` or `mode: NONE`");
-    }
-    if interception.backend == Backend::Nftables {
-        not_yet("backend nftables", "write `backend: iptables`");
-    }
     if interception.has_ipv6 {
         not_yet("enableIPv6", "leave it out");
     }
     let intercept = interception.mode != Mode::None;
+    if interception.custom_rules.is_some() && !intercept {
+        let what = "both customRules and mode NONE, which installs no rules";
+        reader.wrong(pod_at, what, "leave one of them out");
+    }
     Some((interception, intercept))
 }

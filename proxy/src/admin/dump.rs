@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost}
 use serde_json::{Value, json};
 
 use crate::config::cluster::Discovery;
-use crate::config::listener::{ListenerConfig, NetworkFilter, Routes};
+use crate::config::listener::{ListenerConfig, NetworkFilter, Routes, Socket};
 use crate::data_plane::Proxy;
 use crate::upstream::Cluster;
 use crate::upstream::host::Host;
@@ -273,8 +273,9 @@ fn listener(config: &ListenerConfig) -> Value {
     json!({
         "name": config.name,
         "address": socket(config.address),
-        "bind_to_port": config.bound,
+        "bind_to_port": config.socket != Socket::Nothing,
         "use_original_dst": config.hands_off,
+        "transparent": config.socket == Socket::Transparent,
         "filter_chains": config.chains.iter().map(|it| chain(it)).collect::<Vec<_>>(),
         "default_filter_chain": config.default_chain.as_ref().map(|it| chain(it)),
     })

@@ -60,8 +60,6 @@ pub async fn serve(proxy: Rc<Proxy>, socket: TcpListener, quit: watch::Sender<bo
             tokio::task::yield_now().await;
             continue;
         };
-        // A long answer's end does not wait for the acknowledgement of its beginning.
-        drop(stream.set_nodelay(true));
         let (task_proxy, quit) = (Rc::clone(&proxy), Rc::clone(&quit));
         let service = service_fn(move |request| {
             let (proxy, quit) = (Rc::clone(&task_proxy), Rc::clone(&quit));

@@ -36,8 +36,6 @@ pub(super) async fn serve(shared: Rc<Shared>, socket: TcpListener) {
             tokio::task::yield_now().await;
             continue;
         };
-        // A long answer's end does not wait for the acknowledgement of its beginning.
-        drop(stream.set_nodelay(true));
         while open.try_join_next().is_some() {}
         let shared = Rc::clone(&shared);
         let service = service_fn(move |request| {

@@ -114,6 +114,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let probers = app_health::read(args.app_probers.as_deref()).map_err(Error::Probers)?;
     let bootstrap = Bootstrap {
         concurrency: args.concurrency,
+        interception_mode: args.interception_mode,
         ..Bootstrap::istio(&args.node_id)
     };
     let envoy = args

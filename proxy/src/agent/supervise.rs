@@ -88,7 +88,8 @@ fn builtin(shared: &Shared, exec: &[String]) -> std::process::Command {
     command
         .args(exec)
         .args(["data-plane", "--node-id", &shared.args.node_id])
-        .args(["--concurrency", &concurrency]);
+        .args(["--concurrency", &concurrency])
+        .args(["--interception-mode", shared.args.interception_mode.name()]);
     command
 }
 

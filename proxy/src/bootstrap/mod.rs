@@ -64,6 +64,9 @@ const LOG_FIELDS: [(&str, &str); 26] = [
     ("user_agent", "%REQ(USER-AGENT)%"),
 ];
 
+/// The metadata of a node that say how connections get in.
+const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
+
 /// What a data plane is told when it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bootstrap {
@@ -81,6 +84,31 @@ pub struct Bootstrap {
     pub health: SocketAddr,
     /// Worker threads.
     pub concurrency: NonZeroU16,
+    /// How connections come in.
+    pub interception_mode: InterceptionMode,
+}
+
+/// How connections get into a sidecar, as the node's metadata tell the control plane (`INTERCEPTION_MODE`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum InterceptionMode {
+    /// Their destination is rewritten.
+    Redirect,
+    /// They keep both their addresses.
+    Tproxy,
+    /// Not at all.
+    None,
+}
+
+impl InterceptionMode {
+    /// In Istio's words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Redirect => "REDIRECT",
+            Self::Tproxy => "TPROXY",
+            Self::None => "NONE",
+        }
+    }
 }
 
 impl Bootstrap {
@@ -96,6 +124,7 @@ impl Bootstrap {
             metrics: any(15090),
             health: any(15021),
             concurrency: NonZeroU16::MIN,
+            interception_mode: InterceptionMode::Redirect,
         }
     }
 
@@ -116,6 +145,12 @@ impl Bootstrap {
             id: self.node_id.clone(),
             cluster: self.service().to_owned(),
             user_agent_name: "lab-proxy".to_owned(),
+            metadata: Some(Struct {
+                fields: HashMap::from([(
+                    INTERCEPTION_MODE.to_owned(),
+                    string(self.interception_mode.name()),
+                )]),
+            }),
             ..Node::default()
         }
     }
@@ -261,16 +296,19 @@ fn static_listener(it: StaticRoute) -> Listener {
     }
 }
 
+fn string(text: &str) -> Value {
+    Value {
+        kind: Some(value::Kind::StringValue(text.to_owned())),
+    }
+}
+
 /// An access log in JSON on standard output, with the keys that the control plane's listeners have too.
 pub fn json_log(listener: &str) -> AccessLog {
-    let text = |text: &str| Value {
-        kind: Some(value::Kind::StringValue(text.to_owned())),
-    };
     let mut fields: HashMap<String, Value> = LOG_FIELDS
         .iter()
-        .map(|(name, operator)| ((*name).to_owned(), text(operator)))
+        .map(|(name, operator)| ((*name).to_owned(), string(operator)))
         .collect();
-    fields.insert("listener".to_owned(), text(listener));
+    fields.insert("listener".to_owned(), string(listener));
     let format = SubstitutionFormatString {
         format: Some(substitution_format_string::Format::JsonFormat(Struct { fields })),
         ..SubstitutionFormatString::default()

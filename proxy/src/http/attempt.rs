@@ -24,6 +24,7 @@ use super::request_body::{Broken, Piece, RequestBody};
 use super::response_body::{Broke, ResponseBody};
 use super::stream_info::{Ridden, StreamInfo};
 use crate::access_log::Flags;
+use crate::addr::Source;
 use crate::config::listener::HttpConfig;
 use crate::splice;
 use crate::upstream::Cluster;
@@ -38,6 +39,8 @@ pub(super) struct Request<'a> {
     pub config: &'a HttpConfig,
     /// The cluster.
     pub cluster: &'a Cluster,
+    /// From which address the host is to see it come, if not from this proxy's.
+    pub source: Option<Source>,
     /// The head, as it goes upstream.
     pub head: &'a RequestHead,
     /// The upgrade that passes through.
@@ -95,18 +98,30 @@ pub(super) async fn attempt(
     again: &dyn Fn(StatusCode) -> bool,
 ) -> Result<Answered, Failure> {
     if request.cluster.config.http2.speaks(request.head.http2) {
-        let connection = if let Some(connection) = host.http2() {
+        let connection = if let Some(connection) = host.http2(request.source) {
             connection
         } else {
-            let connection = connecting(request, body, connect_http2(request.cluster, host)).await?;
+            let connection = connecting(
+                request,
+                body,
+                connect_http2(request.cluster, host, request.source),
+            )
+            .await?;
             host.share(connection.clone());
             connection
         };
         return over_http2(request, connection, body, client, info, again).await;
     }
-    let mut connection = match host.take(&request.cluster.config) {
+    let mut connection = match host.take(&request.cluster.config, request.source) {
         Some(connection) => connection,
-        None => connecting(request, body, connect_http1(request.cluster, host)).await?,
+        None => {
+            connecting(
+                request,
+                body,
+                connect_http1(request.cluster, host, request.source),
+            )
+            .await?
+        }
     };
     Ok(
         match over_http1(request, &mut connection, body, client, info, again).await? {

@@ -11,6 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::Cluster;
 use super::counted::Counted;
 use super::host::{Host, Http1, Http2, Link, more};
+use crate::addr::Source;
 use crate::within::within;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -83,12 +84,16 @@ impl ConnectError {
     }
 }
 
-/// Opens a connection to a host of a cluster.
-pub async fn connect(cluster: &Cluster, host: &Host) -> Result<TcpStream, ConnectError> {
+/// Opens a connection to a host of a cluster, from `source` if one is given, else from where the cluster says.
+pub async fn connect(
+    cluster: &Cluster,
+    host: &Host,
+    source: Option<Source>,
+) -> Result<TcpStream, ConnectError> {
     let opened = within(
         cluster.config.connect_timeout,
         "the host to accept",
-        open(cluster, host.address),
+        open(cluster, host.address, source),
     )
     .await;
     if !matches!(opened, Ok(Ok(_))) {
@@ -118,9 +123,9 @@ struct Refused {
     at_once: bool,
 }
 
-async fn open(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, Refused> {
+async fn open(cluster: &Cluster, host: SocketAddr, source: Option<Source>) -> Result<TcpStream, Refused> {
     let at_once = |error| Refused { error, at_once: true };
-    let socket = socket(cluster, host).map_err(at_once)?;
+    let socket = socket(cluster, host, source).map_err(at_once)?;
     let mut connecting = std::pin::pin!(socket.connect(host));
     // The first poll is connect(2) itself; what comes later came with a packet, or with its absence.
     let stream = match connecting.as_mut().now_or_never() {
@@ -134,13 +139,21 @@ async fn open(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, Refused>
     Ok(stream)
 }
 
-fn socket(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpSocket> {
+fn socket(cluster: &Cluster, host: SocketAddr, source: Option<Source>) -> io::Result<TcpSocket> {
     let socket = if host.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
         TcpSocket::new_v6()?
     };
-    if let Some(ip) = cluster.config.bind.filter(|ip| ip.is_ipv4() == host.is_ipv4()) {
+    if let Some(Source { ip, mark }) = source {
+        crate::serve::make_transparent(&socket, ip)?;
+        if mark != 0 {
+            socket2::SockRef::from(&socket).set_mark(mark)?;
+        }
+    }
+    // As in Envoy, a client's address stands above the cluster's own.
+    let bind = source.map(|source| source.ip).or(cluster.config.bind);
+    if let Some(ip) = bind.filter(|ip| ip.is_ipv4() == host.is_ipv4()) {
         // The port is chosen with the destination known, so that as many connections fit as without bind (ip(7)).
         crate::sys::bind_without_port(&socket)?;
         socket.bind(SocketAddr::new(ip, 0))?;
@@ -149,21 +162,30 @@ fn socket(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 /// Opens a connection to a host that speaks HTTP/1.1.
-pub async fn connect_http1(cluster: &Cluster, host: &Host) -> Result<Http1, ConnectError> {
-    let stream = connect(cluster, host).await?;
-    let link = link(cluster, host, &stream)?;
+pub async fn connect_http1(
+    cluster: &Cluster,
+    host: &Host,
+    source: Option<Source>,
+) -> Result<Http1, ConnectError> {
+    let stream = connect(cluster, host, source).await?;
+    let link = link(cluster, host, source, &stream)?;
     Ok(Http1::new(stream, link))
 }
 
 /// Opens a connection to a host that speaks HTTP/2.
-pub async fn connect_http2(cluster: &Cluster, host: &Host) -> Result<Http2, ConnectError> {
-    let stream = connect(cluster, host).await?;
+pub async fn connect_http2(
+    cluster: &Cluster,
+    host: &Host,
+    source: Option<Source>,
+) -> Result<Http2, ConnectError> {
+    let stream = connect(cluster, host, source).await?;
     let Link {
         id,
         local,
+        source,
         active,
         over,
-    } = link(cluster, host, &stream)?;
+    } = link(cluster, host, source, &stream)?;
     let builder = hyper::client::conn::http2::Builder::new(crate::http::LocalExecutor);
     let handshake = builder
         .handshake(TokioIo::new(Counted::new(stream, &cluster.stats)))
@@ -176,11 +198,21 @@ pub async fn connect_http2(cluster: &Cluster, host: &Host) -> Result<Http2, Conn
         drop(connection.await);
         drop((active, over));
     });
-    Ok(Http2 { sender, id, local })
+    Ok(Http2 {
+        sender,
+        id,
+        local,
+        source,
+    })
 }
 
 /// What is known of a connection that was made.
-pub fn link(cluster: &Cluster, host: &Host, stream: &TcpStream) -> Result<Link, ConnectError> {
+pub fn link(
+    cluster: &Cluster,
+    host: &Host,
+    source: Option<Source>,
+    stream: &TcpStream,
+) -> Result<Link, ConnectError> {
     Ok(Link {
         id: next_id(),
         local: stream.local_addr().map_err(|error| {
@@ -192,6 +224,7 @@ pub fn link(cluster: &Cluster, host: &Host, stream: &TcpStream) -> Result<Link, 
                 host.address,
             )
         })?,
+        source,
         active: cluster.stats.cx_active.hold(),
         over: cluster.stats.cx_destroy.at_end(),
     })
