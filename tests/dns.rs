@@ -53,6 +53,14 @@ fn check_shipped(proxy: &str) {
     );
     check(
         "by group: #7",
+        "tproxy",
+        &[
+            captured("tproxy", 2),
+            "agent -> OUTPUT -> ISTIO_OUTPUT_DNS#end -> ISTIO_OUTPUT#7 -> POSTROUTING".to_owned(),
+        ],
+    );
+    check(
+        "by group: and those",
         "shop",
         &["shop -> OUTPUT -> ISTIO_OUTPUT_DNS#end -> ISTIO_OUTPUT#7 -> POSTROUTING".to_owned()],
     );
@@ -120,6 +128,33 @@ fn named_servers_are_captured_and_no_others() {
         + &step("10.96.0.12", "udp", &captured("shop", 4));
     let pod = "interception: {redirectDNS: true, dnsServersV4: [10.96.0.11, 10.96.0.12]},";
     Lab::scenario(shop(pod, &steps)).status(0);
+}
+
+#[test]
+fn rules_that_nft_loads_do_the_same() {
+    let step = |name: &str, over: &str, rule: u8, on: bool| {
+        let mut legs = captured("shop", rule);
+        if on {
+            legs = format!("{legs}, {ON}");
+        }
+        let legs = legs
+            .replace("ISTIO_", "istio-")
+            .replace("OUTPUT_DNS", "output-dns");
+        let legs = legs
+            .replace("istio-OUTPUT", "istio-output")
+            .replace("istio-INBOUND", "istio-inbound");
+        format!(
+            "  - {{request: {{from: shop, dns: {name}, over: {over}}}, expect: {{outcome: ok, path: {{shop: [{legs}]}}}}}}\n"
+        )
+    };
+    let steps = step("web", "udp", 2, false)
+        + &step("web", "tcp", 1, false)
+        + &step("kube-dns", "udp", 2, true)
+        + &step("kube-dns", "tcp", 1, true);
+    for all in ["false", "true"] {
+        let pod = format!("interception: {{redirectDNS: true, captureAllDNS: {all}, backend: nftables}},");
+        Lab::scenario(shop(&pod, &steps)).status(0);
+    }
 }
 
 /// By Istio's own means: the injector captures by server, the CNI plugin altogether.
