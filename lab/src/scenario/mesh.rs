@@ -126,10 +126,17 @@ pub(super) fn custom_rules(
     interception: &Interception,
 ) -> Option<CustomRules> {
     let file = interception.custom_rules.as_ref()?.display().to_string();
-    let mut path = format!("{}.interception.customRules", pod_at.path);
-    if !reader.has(&path) {
-        "mesh.interception.customRules".clone_into(&mut path);
-    }
+    let places = [
+        &format!("{}.", pod_at.path),
+        &format!("{}.spec.", pod_at.path),
+        "mesh.",
+    ];
+    let mut paths = places
+        .map(|place| format!("{place}interception.customRules"))
+        .into_iter();
+    let path = paths
+        .find(|path| reader.has(path))
+        .unwrap_or_else(|| pod_at.path.clone());
     let at = At {
         value: &Value::Null,
         path,
