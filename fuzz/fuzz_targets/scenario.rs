@@ -18,7 +18,7 @@ fuzz_target!(|text: &str| {
             assert!(!mistakes.render().is_empty());
             assert!(mistakes.locations().count() > 0);
             // The end of a text is in the line behind its last.
-            let last = text.split('\n').count() + 1;
+            let last = text.replace("\r\n", "\n").split(['\n', '\r']).count() + 1;
             for location in mistakes.locations() {
                 assert!(
                     (1..=last).contains(&location.line) && location.column >= 1,

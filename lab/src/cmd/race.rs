@@ -231,15 +231,27 @@ fn requests<'r>(race: &Race, order: &[usize], ran: &'r ScenarioReport) -> Vec<(u
         .collect()
 }
 
+/// Why an event did not come in its turn; what the requests met then says nothing about the order.
+fn unopened(race: &Race, order: &[usize], ran: &ScenarioReport) -> Option<String> {
+    let mut events = order.iter().zip(&ran.steps);
+    let (_, step) = events.find(|(index, step)| {
+        matches!(race.events[**index], Event::Gate { .. }) && step.result != Outcome::Pass
+    })?;
+    Some(format!("{}: {}", step.name, step.notes.join("; ")))
+}
+
 fn row(race: &Race, order: &[usize], ran: Option<&ScenarioReport>) -> Row {
     let requests = match ran {
         None => Err("it was not run to its end".to_owned()),
         Some(ran) => match &ran.error {
             Some(error) => Err(error.message.clone()),
-            None => Ok(requests(race, order, ran)
-                .into_iter()
-                .map(|(_, step)| step.clone())
-                .collect()),
+            None => match unopened(race, order, ran) {
+                Some(why) => Err(why),
+                None => Ok(requests(race, order, ran)
+                    .into_iter()
+                    .map(|(_, step)| step.clone())
+                    .collect()),
+            },
         },
     };
     Row {
@@ -269,6 +281,9 @@ fn decides(race: &Race, orders: &[Vec<usize>], ran: &[Option<ScenarioReport>]) -
 
 /// An order as one request saw it; none if how it ended is not known.
 fn seen(race: &Race, request: usize, order: &[usize], ran: &ScenarioReport) -> Option<Seen> {
+    if unopened(race, order, ran).is_some() {
+        return None;
+    }
     let (_, step) = requests(race, order, ran)
         .into_iter()
         .find(|(index, _)| *index == request)?;

@@ -5,7 +5,7 @@ use std::io;
 use anstyle::{AnsiColor, Style};
 
 use super::model::{Location, Scenario};
-use super::source::Place;
+use super::source::{Place, lines};
 
 const RED: Style = AnsiColor::Red.on_default().bold();
 const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
@@ -91,7 +91,7 @@ impl Mistakes {
         mistakes.dedup();
         Self {
             file: file.to_owned(),
-            lines: text.lines().map(str::to_owned).collect(),
+            lines: lines(text).map(str::to_owned).collect(),
             found: mistakes,
         }
     }
@@ -123,7 +123,7 @@ impl Mistakes {
 }
 
 pub(super) fn warning(file: &str, text: &str, mistake: &Mistake) -> Warning {
-    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let lines: Vec<String> = lines(text).map(str::to_owned).collect();
     Warning(render(file, &lines, mistake, "warning", YELLOW))
 }
 

@@ -52,18 +52,36 @@ pub(super) struct SyntaxError {
 pub(super) fn read(text: &str) -> Result<(Value, Index), SyntaxError> {
     let index = index(text)?;
     let value = serde_yaml::from_str(text).map_err(|error| {
-        let location = error
-            .location()
-            .map_or(Location { line: 1, column: 1 }, |at| Location {
-                line: at.line(),
-                column: at.column(),
-            });
+        let index = error.location().map_or(0, |at| at.index());
+        let place = Place {
+            location: locate(text, index),
+            width: 1,
+        };
         SyntaxError {
-            place: Place { location, width: 1 },
+            place,
             what: error.to_string(),
         }
     })?;
     Ok((value, index))
+}
+
+/// The lines of a text, as the places of its values count them.
+pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text
+        .split('\n')
+        .map(|line| line.strip_suffix('\r').unwrap_or(line));
+    lines.flat_map(|line| line.split('\r'))
+}
+
+/// Where the character at this byte stands. YAML 1.1 has three line breaks that no editor takes for one, so the line
+/// that its parser names is not always the one that a person finds.
+fn locate(text: &str, index: usize) -> Location {
+    let before = text.get(..index).unwrap_or(text);
+    let last = lines(before).last().unwrap_or_default();
+    Location {
+        line: lines(before).count(),
+        column: last.chars().count() + 1,
+    }
 }
 
 /// One level of nesting while the events come.
@@ -227,5 +245,18 @@ mod tests {
         refused("a: &x 1\nb: *x\n", "an alias", 2);
         refused("a: [", "did not find expected node", 2);
         refused(&"[".repeat(100), "too deeply", 1);
+    }
+
+    #[test]
+    fn lines_are_those_of_an_editor() {
+        for (text, line, column) in [
+            ("a: 1\nb: \u{85}\u{85}\u{2028}é\nc: 1", 3, 1),
+            ("a: é\r\nb: [1\r\nc: 2", 3, 2),
+            ("a: é\rb: [1\rc: 2", 3, 2),
+        ] {
+            let error = serde_yaml::from_str::<Value>(text).unwrap_err();
+            let place = locate(text, error.location().unwrap().index());
+            assert_eq!((place.line, place.column), (line, column), "{error}: {text:?}");
+        }
     }
 }
