@@ -322,3 +322,57 @@ fn words(race: &Race, request: usize, deciding: &Deciding, rows: usize) -> Strin
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(name: &str, result: Outcome, note: &str) -> StepReport {
+        StepReport {
+            name: name.to_owned(),
+            result,
+            seconds: 0.0,
+            line: 1,
+            column: 1,
+            outcome: None,
+            status: None,
+            flags: None,
+            path: Vec::new(),
+            findings: Vec::new(),
+            article: None,
+            notes: vec![note.to_owned()],
+            answer: None,
+            inner: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_order_whose_event_did_not_come_decides_nothing() {
+        let text = "name: x\npods: [{name: a, containers: [{name: c, app: {http: 80}}]}]\n\
+                    race: {pod: a, events: [rules, sidecar], requests: [{name: call, request: {from: a, tcp: \"${a.ip}:80\"}}]}\n";
+        let race = crate::scenario::race::parse("x.race.yaml", text).unwrap();
+        let order = [0, 1, 2];
+        let ran = |sidecar, note| ScenarioReport {
+            name: "x".to_owned(),
+            file: "x.race.yaml".to_owned(),
+            proxies: Vec::new(),
+            up_seconds: None,
+            seconds: 0.0,
+            steps: vec![
+                step("rules", Outcome::Pass, ""),
+                step("sidecar", sidecar, note),
+                step("call", Outcome::Fail, ""),
+            ],
+            error: None,
+            rules: Vec::new(),
+        };
+        let whole = ran(Outcome::Pass, "");
+        assert!(seen(&race, 2, &order, &whole).is_some());
+        assert_eq!(row(&race, &order, Some(&whole)).requests.unwrap().len(), 1);
+        let broken = ran(Outcome::Error, "waited 15000 ms");
+        assert!(seen(&race, 2, &order, &broken).is_none());
+        let why = row(&race, &order, Some(&broken)).requests.unwrap_err();
+        assert_eq!(why, "sidecar: waited 15000 ms");
+        assert_eq!(exit_of(Some(&broken)), Exit::Lab);
+    }
+}

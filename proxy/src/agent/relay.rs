@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
@@ -21,6 +22,10 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Shared;
 use super::dns::Names;
 use super::names::{Requests, Subscription};
+
+/// When a quiet istiod is asked whether it is there, and how long it may take to say so: the defaults of Istio's agent.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 struct Relay {
     istiod: String,
@@ -59,6 +64,10 @@ impl Relay {
             Status::unavailable(format!("istiod at {}: {cause}", self.istiod))
         };
         let endpoint = Endpoint::from_shared(format!("http://{}", self.istiod)).map_err(unavailable)?;
+        let endpoint = endpoint
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(unavailable)?;
         Ok(AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20))
     }
