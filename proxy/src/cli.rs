@@ -1,6 +1,7 @@
 //! The command line of the sidecar's two processes.
 
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -30,6 +31,9 @@ pub struct AgentArgs {
     /// `sidecar~IP~POD.NAMESPACE~DOMAIN`
     #[arg(long)]
     pub node_id: String,
+    /// The pod's addresses, in order, if it has more than the one in the node id (`INSTANCE_IPS`)
+    #[arg(long, value_delimiter = ',')]
+    pub instance_ips: Vec<IpAddr>,
     /// Where the app has metrics, PORT/PATH
     #[arg(long)]
     pub app_metrics: Option<String>,
@@ -65,6 +69,9 @@ pub struct DataPlaneArgs {
     /// `sidecar~IP~POD.NAMESPACE~DOMAIN`
     #[arg(long)]
     pub node_id: String,
+    /// The pod's addresses, in order, if it has more than the one in the node id (`INSTANCE_IPS`)
+    #[arg(long, value_delimiter = ',')]
+    pub instance_ips: Vec<IpAddr>,
     /// Worker threads
     #[arg(long, default_value_t = NonZeroU16::MIN)]
     pub concurrency: NonZeroU16,
@@ -74,7 +81,7 @@ impl DataPlaneArgs {
     fn bootstrap(&self) -> Bootstrap {
         Bootstrap {
             concurrency: self.concurrency,
-            ..Bootstrap::istio(&self.node_id)
+            ..Bootstrap::of_pod(&self.node_id, &self.instance_ips)
         }
     }
 }

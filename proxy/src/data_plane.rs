@@ -18,6 +18,7 @@ use crate::config::Refused;
 use crate::config::cluster::{ClusterConfig, Discovery};
 use crate::config::listener::ListenerConfig;
 use crate::config::route::RouteTable;
+use crate::serve::Families;
 use crate::stats::Stats;
 use crate::upstream::Cluster;
 use crate::upstream::watch::IdleWatch;
@@ -67,10 +68,19 @@ struct KnownListener {
     /// What will serve as soon as its routes have come.
     warming: Option<Rc<ListenerConfig>>,
     proto: ListenerProto,
-    socket: Option<JoinHandle<()>>,
+    sockets: Vec<JoinHandle<()>>,
     is_static: bool,
     /// Its place among all that were ever made.
     number: usize,
+}
+
+impl KnownListener {
+    /// No new connections from now on.
+    fn close(&mut self) {
+        for socket in self.sockets.drain(..) {
+            socket.abort();
+        }
+    }
 }
 
 /// A data plane.
@@ -141,7 +151,7 @@ pub async fn run(bootstrap: Bootstrap, stop: impl Future<Output = ()>) -> Result
         .start(&proxy.bootstrap, &proxy.stats)
         .map_err(Error::Worker)?;
     let address = proxy.bootstrap.admin;
-    let admin = serve::bind(address).map_err(|source| Error::Admin { address, source })?;
+    let admin = serve::bind(address, Families::One).map_err(|source| Error::Admin { address, source })?;
     proxy.take_static()?;
     let (quit, mut quitting) = tokio::sync::watch::channel(false);
     let admin = tokio::task::spawn_local(admin::serve(Rc::clone(&proxy), admin, quit));
@@ -204,7 +214,7 @@ impl Proxy {
                 active: None,
                 warming: Some(config),
                 proto,
-                socket: None,
+                sockets: Vec::new(),
                 is_static: true,
                 number: self.number(),
             };
@@ -262,9 +272,7 @@ impl Proxy {
         self.workers.drain();
         self.become_state(ServerState::Draining);
         for listener in self.listeners.borrow_mut().values_mut() {
-            if let Some(socket) = listener.socket.take() {
-                socket.abort();
-            }
+            listener.close();
         }
     }
 
@@ -380,7 +388,7 @@ impl Proxy {
         let listeners = self.listeners.borrow();
         let active = listeners.values().filter_map(|known| known.active.as_ref());
         active
-            .filter(|listener| !listener.bound && listener.address == address)
+            .filter(|listener| !listener.bound && listener.addresses.contains(&address))
             .map(Rc::clone)
             .next()
     }
@@ -420,9 +428,9 @@ impl Proxy {
             let moved = known
                 .active
                 .as_ref()
-                .is_some_and(|active| active.address != config.address);
-            if moved && let Some(socket) = known.socket.take() {
-                socket.abort();
+                .is_some_and(|active| active.addresses != config.addresses);
+            if moved {
+                known.close();
             }
             (known.warming, known.proto) = (Some(config), proto);
         } else {
@@ -430,7 +438,7 @@ impl Proxy {
                 active: None,
                 warming: Some(config),
                 proto,
-                socket: None,
+                sockets: Vec::new(),
                 is_static: false,
                 number: self.number(),
             };
@@ -443,8 +451,8 @@ impl Proxy {
         self.got_listeners.set(true);
         self.listeners.borrow_mut().retain(|name, known| {
             let keep = known.is_static || names.contains(name);
-            if !keep && let Some(socket) = known.socket.take() {
-                socket.abort();
+            if !keep {
+                known.close();
             }
             keep
         });
@@ -507,16 +515,17 @@ impl Proxy {
             let Some(config) = known.warming.take_if(|config| has_routes(config)) else {
                 continue;
             };
-            if config.bound && known.socket.is_none() {
-                match serve::bind(config.address) {
-                    Ok(socket) => {
-                        let accept = serve::accept(Rc::clone(self), config.name.clone(), socket);
-                        known.socket = Some(tokio::task::spawn_local(accept));
+            if config.bound && known.sockets.is_empty() {
+                for address in &config.addresses {
+                    match serve::bind(*address, Families::One) {
+                        Ok(socket) => {
+                            let accept = serve::accept(Rc::clone(self), config.name.clone(), socket);
+                            known.sockets.push(tokio::task::spawn_local(accept));
+                        }
+                        Err(error) => {
+                            log(&format!("listener {}: binding {address}: {error}", config.name));
+                        }
                     }
-                    Err(error) => log(&format!(
-                        "listener {}: binding {}: {error}",
-                        config.name, config.address
-                    )),
                 }
             }
             known.active = Some(config);

@@ -88,8 +88,17 @@ impl AsyncWrite for Prefixed {
     }
 }
 
+/// What a socket for `::` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    /// IPv6 alone: a listener that wants both has a socket for each, as Envoy's have.
+    One,
+    /// IPv4 too.
+    Both,
+}
+
 /// Opens the socket of a listener.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
     let domain = if address.is_ipv4() {
         socket2::Domain::IPV4
     } else {
@@ -100,6 +109,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     // Each worker has a socket of its own, and the kernel spreads connections over them.
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(families == Families::One)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(4096)?;
     TcpListener::from_std(socket.into())

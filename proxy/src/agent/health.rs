@@ -1,7 +1,7 @@
 //! 15020: `/healthz/ready`, `/app-health/…`, `/stats/prometheus`, `/quitquitquit`; and the watch over the data plane's readiness.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::Shared;
 use crate::within::within;
 
-pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
-const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15090);
+/// Where the data plane's metrics are.
+const METRICS: u16 = 15090;
 
 /// How long one question may take: the `timeoutSeconds` of Istio's readiness probe.
 const ASK: Duration = Duration::from_secs(3);
@@ -65,7 +65,7 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
 
 async fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
-        (_, "/healthz/ready") => match look().await {
+        (_, "/healthz/ready") => match look(shared).await {
             Condition::Ready => text(StatusCode::OK, "ready\n"),
             Condition::Silent(why) | Condition::Starting(why) => {
                 let why = format!("Envoy is not ready: {why}\n");
@@ -108,8 +108,8 @@ impl Condition {
     }
 }
 
-async fn look() -> Condition {
-    match get(ADMIN, "/ready").await {
+async fn look(shared: &Shared) -> Condition {
+    match get(shared.admin(), "/ready").await {
         Ok((StatusCode::OK, _)) => Condition::Ready,
         Ok((_, body)) => Condition::Starting(body.trim().to_owned()),
         Err(why) => Condition::Silent(why),
@@ -130,7 +130,7 @@ pub(super) async fn watch(shared: Rc<Shared>) {
             }
             continue;
         }
-        let condition = look().await;
+        let condition = look(&shared).await;
         // Of each data plane everything is told anew; what the one before answered says nothing.
         if asked == shared.life.get() {
             if std::mem::replace(&mut life, asked) != asked {
@@ -198,7 +198,8 @@ async fn metrics(shared: &Shared) -> String {
         });
     };
     let mut text = String::new();
-    match get(METRICS, "/stats/prometheus").await {
+    let local = |port| SocketAddr::new(shared.here.localhost, port);
+    match get(local(METRICS), "/stats/prometheus").await {
         Ok((StatusCode::OK, body)) => text.push_str(&body),
         Ok(_) | Err(_) => failed(0),
     }
@@ -208,9 +209,7 @@ async fn metrics(shared: &Shared) -> String {
         .as_deref()
         .and_then(|it| it.split_once('/'))
     {
-        let host = port
-            .parse()
-            .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+        let host = port.parse().map(local);
         match host {
             Ok(host) => match get(host, &format!("/{path}")).await {
                 Ok((StatusCode::OK, body)) => text.push_str(&body),

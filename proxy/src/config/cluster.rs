@@ -24,8 +24,8 @@ pub struct ClusterConfig {
     pub policy: Policy,
     /// How long a connection may take.
     pub connect_timeout: Duration,
-    /// The address that connections come from.
-    pub bind: Option<IpAddr>,
+    /// The addresses that connections come from, for the families that have one.
+    pub bind: Vec<IpAddr>,
     /// Which HTTP its hosts speak.
     pub http2: Http2,
     /// Requests after which a connection is not used again; none = no limit.
@@ -203,19 +203,25 @@ fn policy(cluster: &proto::Cluster) -> Result<Policy, Refused> {
     }
 }
 
-fn bind(cluster: &proto::Cluster) -> Result<Option<IpAddr>, Refused> {
-    let source = cluster
-        .upstream_bind_config
-        .as_ref()
-        .and_then(|bind| bind.source_address.as_ref());
-    source
-        .map(|source| {
+fn bind(cluster: &proto::Cluster) -> Result<Vec<IpAddr>, Refused> {
+    let Some(bind) = &cluster.upstream_bind_config else {
+        return Ok(Vec::new());
+    };
+    let extra = bind.extra_source_addresses.iter();
+    let extra = extra.filter_map(|extra| Some(("extra_source_addresses", extra.address.as_ref()?)));
+    let first = bind
+        .source_address
+        .iter()
+        .map(|source| ("source_address", source));
+    first
+        .chain(extra)
+        .map(|(field, source)| {
             source.address.parse().map_err(|_error| {
                 let reason = format!("malformed IP address: {}", source.address);
-                Refused::new(&cluster.name, "upstream_bind_config.source_address", reason)
+                Refused::new(&cluster.name, &format!("upstream_bind_config.{field}"), reason)
             })
         })
-        .transpose()
+        .collect()
 }
 
 /// The hosts of a load assignment that are not unhealthy, of the first priority that has any.

@@ -28,8 +28,8 @@ const FILTER_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct ListenerConfig {
     /// Its name.
     pub name: String,
-    /// Its address.
-    pub address: SocketAddr,
+    /// Its addresses: one at least.
+    pub addresses: Vec<SocketAddr>,
     /// It has a socket of its own.
     pub bound: bool,
     /// Connections that were redirected are handed to the listener of their original destination.
@@ -188,10 +188,17 @@ impl ListenerConfig {
     /// From configuration.
     pub fn from_proto(listener: &proto::Listener) -> Result<Self, Refused> {
         let name = &listener.name;
-        let address = socket_address(name, "address", listener.address.as_ref())?;
+        let mut addresses = vec![socket_address(name, "address", listener.address.as_ref())?];
+        for also in &listener.additional_addresses {
+            addresses.push(socket_address(
+                name,
+                "additional_addresses.address",
+                also.address.as_ref(),
+            )?);
+        }
         let mut config = Self {
             name: name.clone(),
-            address,
+            addresses,
             bound: listener.bind_to_port.as_ref().is_none_or(|bind| bind.value),
             hands_off: listener
                 .use_original_dst
@@ -505,7 +512,7 @@ mod tests {
     fn listener(chains: Vec<Rc<FilterChain>>) -> ListenerConfig {
         ListenerConfig {
             name: "l".to_owned(),
-            address: ([0, 0, 0, 0], 15006).into(),
+            addresses: vec![([0, 0, 0, 0], 15006).into()],
             bound: true,
             hands_off: false,
             tls_inspector: None,

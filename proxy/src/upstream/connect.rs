@@ -140,7 +140,8 @@ fn socket(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpSocket> {
     } else {
         TcpSocket::new_v6()?
     };
-    if let Some(ip) = cluster.config.bind.filter(|ip| ip.is_ipv4() == host.is_ipv4()) {
+    let sources = cluster.config.bind.iter();
+    if let Some(ip) = sources.copied().find(|ip| ip.is_ipv4() == host.is_ipv4()) {
         // The port is chosen with the destination known, so that as many connections fit as without bind (ip(7)).
         crate::sys::bind_without_port(&socket)?;
         socket.bind(SocketAddr::new(ip, 0))?;
