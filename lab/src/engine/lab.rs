@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,7 +16,9 @@ use tokio::task::JoinSet;
 
 use super::logs::Tail;
 use super::state::{State, Watched};
+use crate::client::connect::any_towards;
 use crate::dns;
+use crate::net::tproxy::{self, Routes};
 use crate::observe::{Observer, Origin, Protocol, Role};
 use crate::plan::Plan;
 use crate::scenario::model::{Gate, PodId, RulesRerun, Scenario};
@@ -160,6 +162,15 @@ impl Lab {
         iptables::apply::load(&self.tool, &ruleset, &spawn)
             .await
             .map_err(failed)?;
+        if sidecar.interception.has_ipv6 {
+            let routes = Routes {
+                marked: None,
+                has_ipv6: true,
+            };
+            tproxy::add(&space.netns, routes)
+                .await
+                .map_err(|error| super::chain(&error))?;
+        }
         if self.scenario.reruns_rules(id) {
             let families = iptables::apply::families(&ruleset);
             let now = iptables::apply::read(&self.tool, &families, &spawn)
@@ -305,7 +316,11 @@ impl Lab {
             role: role_of(role),
             pid: Some(pid),
             protocol: protocol_of(proto),
-            local: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), local_port),
+            local: {
+                let mut local = any_towards(remote);
+                local.set_port(local_port);
+                local
+            },
             remote,
         };
         if let Err(error) = self.observer.reported(origin) {

@@ -1,5 +1,6 @@
 //! The names that Istio gives to clusters, listeners and routes.
 
+use super::ip_mode::IpMode;
 use super::registry::{Port, Protocol, Service};
 
 /// Takes a connection to where the client meant to go.
@@ -32,9 +33,10 @@ pub(super) fn inbound_cluster(port: u16) -> String {
     format!("inbound|{port}||")
 }
 
-/// `0.0.0.0_9080`: the outbound listener for all HTTP services of a port, and the inbound filter chain of a port.
-pub(super) fn wildcard(port: u16) -> String {
-    format!("0.0.0.0_{port}")
+/// `0.0.0.0_9080`, `::_9080` where there is IPv6 alone: the outbound listener for all HTTP services of a port, and the
+/// inbound filter chain of a port.
+pub(super) fn wildcard(mode: IpMode, port: u16) -> String {
+    format!("{}_{port}", mode.wildcards().first())
 }
 
 /// How the sidecars of clients take connections to a service port.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use netlink_sys::Socket;
@@ -20,6 +20,7 @@ use super::rules::Rules;
 use super::sockets::{Owner, Role, Sockets};
 use super::users::Users;
 use super::{Error, Origin, install};
+use crate::plan::ips::Ips;
 
 const BUFFER: usize = 16 << 20;
 pub(super) const BATCH: usize = 64 << 10;
@@ -85,7 +86,7 @@ impl Connection {
 /// One pod under observation.
 pub(super) struct Pod {
     pub(super) name: String,
-    pub(super) address: IpAddr,
+    pub(super) addresses: Ips,
     /// Its link is down: what is sent to it does not arrive.
     pub(super) cut_off: bool,
     pub(super) socket: Rc<AsyncFd<Socket>>,
@@ -129,16 +130,16 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn attach(&mut self, name: &str, address: IpAddr, namespace: &NetNs) -> Result<usize, Error> {
+    pub(super) fn attach(&mut self, name: &str, addresses: Ips, namespace: &NetNs) -> Result<usize, Error> {
         let socket = netlink::listen(name, namespace, &GROUPS, BUFFER)?;
-        install::install(name, namespace)?;
+        install::install(name, namespace, addresses)?;
         let socket = sys::await_netlink(socket).map_err(|source| Error::Register {
             pod: name.to_owned(),
             source,
         })?;
         self.pods.push(Pod {
             name: name.to_owned(),
-            address,
+            addresses,
             cut_off: false,
             socket: Rc::new(socket),
             sockets: Sockets::open(name, namespace)?,
@@ -304,7 +305,8 @@ impl Seen {
         if on_lo {
             self.on_lo.insert((pod, left), id);
         }
-        if self.connections[id].owner.is_none() && tuple.protocol == Protocol::Tcp && tuple.source.is_ipv4() {
+        let has_users = tuple.source.is_ipv4() || self.pods[pod].addresses.v6().is_some();
+        if self.connections[id].owner.is_none() && tuple.protocol == Protocol::Tcp && has_users {
             self.look_up_user(id, &tuple);
         }
     }

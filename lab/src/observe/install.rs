@@ -4,8 +4,11 @@
 //! chains without a rule, at +301 in INPUT and POSTROUTING, make the kernel report that the packet came through the
 //! hook, whatever tables the pod has there, and with which addresses after all NAT (source NAT is +100).
 
+use std::net::IpAddr;
+
 use crate::net::netns::NetNs;
 use crate::path::Hook;
+use crate::plan::ips::Ips;
 
 use super::netlink::{self, ACK, APPEND, Asking, Bytes, CREATE, REQUEST};
 
@@ -34,24 +37,76 @@ const SET_DYNAMIC: u32 = 0x20;
 const FLOWS: u32 = 65_536;
 /// As long as conntrack keeps an answered UDP flow (`nf_conntrack_udp_timeout_stream`).
 const FLOW_MS: u64 = 120_000;
-/// A key of four registers: address, port, address, port (nft's types 7 and 13, six bits each); then a user (30).
-const KEY_TYPE: u32 = 0x7 << 18 | 0xd << 12 | 0x7 << 6 | 0xd;
-const KEY_BYTES: u32 = 16;
 /// How long the user of a SYN is remembered: longer than a step needs to ask.
 const USER_MS: u64 = 60_000;
-const USER_KEY_TYPE: u32 = KEY_TYPE << 6 | 0x1e;
-pub(super) const USERS: &str = "syn_users";
-const OUT: &str = "udp_out";
-const IN: &str = "udp_in";
+/// nft's type of a user, after those of a key.
+const USER_TYPE: u32 = 0x1e;
+
+/// What differs between the families: headers, and so the keys of the sets.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+    number: u8,
+    /// Where a header has its source, and its destination.
+    source: u32,
+    destination: u32,
+    /// The length of an address.
+    address: u32,
+    /// nft's type of an address.
+    address_type: u32,
+    users: &'static str,
+    out: &'static str,
+    r#in: &'static str,
+}
+
+const V4: Layout = Layout {
+    number: 2,
+    source: 12,
+    destination: 16,
+    address: 4,
+    address_type: 7,
+    users: "syn_users",
+    out: "udp_out",
+    r#in: "udp_in",
+};
+const V6: Layout = Layout {
+    number: 10,
+    source: 8,
+    destination: 24,
+    address: 16,
+    address_type: 8,
+    users: "syn_users6",
+    out: "udp_out6",
+    r#in: "udp_in6",
+};
+
+impl Layout {
+    /// A key: address, port, address, port (six bits each).
+    const fn key_type(self) -> u32 {
+        self.address_type << 18 | 0xd << 12 | self.address_type << 6 | 0xd
+    }
+
+    /// In registers of four bytes.
+    const fn key_bytes(self) -> u32 {
+        2 * (self.address + 4)
+    }
+}
+
+/// The set that has the users of connections from this address.
+pub(super) const fn users_of(source: IpAddr) -> &'static str {
+    match source {
+        IpAddr::V4(_) => V4.users,
+        IpAddr::V6(_) => V6.users,
+    }
+}
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK_FLAG: u8 = 0x10;
-/// The first 4-byte registers of two keys (`NFT_REG32_00`, `NFT_REG32_04`), and one for single values.
+/// The first 4-byte register of a key (`NFT_REG32_00`), and one for single values.
 const KEY: u32 = 8;
-const KEY_BACK: u32 = 12;
 const SINGLE: u32 = 1;
 
 /// The hook of one of this table's chains.
@@ -62,12 +117,14 @@ pub(super) fn hook_of(chain: &str) -> Option<Hook> {
         .map(|&(hook, ..)| hook)
 }
 
-/// Creates the table in the pod's namespace, in one commit.
-pub(super) fn install(pod: &str, namespace: &NetNs) -> Result<(), netlink::Error> {
+/// Creates the table in the pod's namespace, in one commit. What is IPv6's alone is there only in pods that have it.
+pub(super) fn install(pod: &str, namespace: &NetNs, addresses: Ips) -> Result<(), netlink::Error> {
     let mut asking = Asking::open(pod, namespace, netlink_sys::protocols::NETLINK_NETFILTER)?;
     let first = asking.next_sequence();
     let mut batch = Bytes::netfilter(BATCH_BEGIN, REQUEST, first, 0, NFTABLES).finish();
-    let contents = contents();
+    let families = [V4, V6];
+    let has_ipv6 = addresses.v6().is_some();
+    let contents = contents(if has_ipv6 { &families } else { &families[..1] });
     let count = contents.len();
     for (kind, flags, content) in contents {
         let message = Bytes::netfilter(
@@ -83,19 +140,35 @@ pub(super) fn install(pod: &str, namespace: &NetNs) -> Result<(), netlink::Error
     asking.commit("creating table `inet lab_trace`", &batch, first, count)
 }
 
-fn contents() -> Vec<(u16, u16, Vec<u8>)> {
+fn contents(families: &[Layout]) -> Vec<(u16, u16, Vec<u8>)> {
     let mut all = vec![(NEW_TABLE, 0, Bytes::default().text(1, TABLE).into_inner())];
-    all.push((NEW_SET, 0, set(OUT, 1, KEY_TYPE, KEY_BYTES, FLOW_MS)));
-    all.push((NEW_SET, 0, set(IN, 2, KEY_TYPE, KEY_BYTES, FLOW_MS)));
-    all.push((NEW_SET, 0, set(USERS, 3, USER_KEY_TYPE, KEY_BYTES + 4, USER_MS)));
+    for (id, ip) in (1..).step_by(3).zip(families) {
+        let (key, bytes) = (ip.key_type(), ip.key_bytes());
+        all.push((NEW_SET, 0, set(ip.out, id, key, bytes, FLOW_MS)));
+        all.push((NEW_SET, 0, set(ip.r#in, id + 1, key, bytes, FLOW_MS)));
+        all.push((
+            NEW_SET,
+            0,
+            set(ip.users, id + 2, key << 6 | USER_TYPE, bytes + 4, USER_MS),
+        ));
+    }
     for (_, name, hook, priority) in CHAINS {
         all.push((NEW_CHAIN, 0, chain(name, hook, priority)));
     }
-    all.push((NEW_RULE, APPEND, rule("output", &user_of_syn())));
-    for (name, own, other) in [("prerouting", IN, OUT), ("output", OUT, IN)] {
+    for ip in families {
+        all.push((NEW_RULE, APPEND, rule("output", &user_of_syn(*ip))));
+    }
+    for name in ["prerouting", "output"] {
         all.push((NEW_RULE, APPEND, rule(name, &opening_syn())));
-        all.push((NEW_RULE, APPEND, rule(name, &first_datagram(own, other))));
-        all.push((NEW_RULE, APPEND, rule(name, &later_datagram(own))));
+        for ip in families {
+            let (own, other) = if name == "output" {
+                (ip.out, ip.r#in)
+            } else {
+                (ip.r#in, ip.out)
+            };
+            all.push((NEW_RULE, APPEND, rule(name, &first_datagram(*ip, own, other))));
+            all.push((NEW_RULE, APPEND, rule(name, &later_datagram(*ip, own))));
+        }
     }
     all.push((NEW_RULE, APPEND, rule("output", &refusal())));
     all
@@ -145,17 +218,18 @@ type Expression = (&'static str, Bytes);
 /// A refused socket is gone before anybody can look it up, so the table keeps the user of each SYN.
 ///
 /// This stands before the rule that sets `nftrace`, so it is never part of a trace.
-fn user_of_syn() -> Vec<Expression> {
+fn user_of_syn(ip: Layout) -> Vec<Expression> {
     const SOCKET_USER: u32 = 10;
-    let mut all = vec![meta(15), equals(&[2])];
+    let mut all = vec![meta(15), equals(&[ip.number])];
     all.extend(protocol(TCP));
     all.extend(tcp_flags(SYN | ACK_FLAG, SYN));
-    all.extend(key(KEY, false));
+    all.extend(key(ip, false));
+    let after_key = KEY + ip.key_bytes() / 4;
     all.push((
         "meta",
-        Bytes::default().number(1, KEY_BACK).number(2, SOCKET_USER),
+        Bytes::default().number(1, after_key).number(2, SOCKET_USER),
     ));
-    all.push(remember(USERS, KEY));
+    all.push(remember(ip.users, KEY));
     all
 }
 
@@ -181,25 +255,25 @@ fn refusal() -> Vec<Expression> {
 /// There is no conntrack at -301, so the table keeps the flows itself: a datagram whose addresses are not in its
 /// hook's set opens one, and the answers to it are none. A set for each hook, because over `lo` the same datagram
 /// passes OUTPUT and PREROUTING.
-fn first_datagram(own: &str, other: &str) -> Vec<Expression> {
-    let mut all = ipv4_udp();
-    all.extend(key(KEY, false));
+fn first_datagram(ip: Layout, own: &str, other: &str) -> Vec<Expression> {
+    let mut all = udp(ip);
+    all.extend(key(ip, false));
     all.push((
         "lookup",
         Bytes::default().text(1, own).number(2, KEY).number(5, 1),
     ));
     // A full set ends the rule at `dynset`: the datagram is traced all the same.
     all.extend(traced());
-    all.extend(key(KEY_BACK, true));
-    all.push(remember(own, KEY_BACK));
-    all.push(remember(other, KEY_BACK));
+    all.extend(key(ip, true));
+    all.push(remember(own, KEY));
+    all.push(remember(other, KEY));
     all
 }
 
 /// Each datagram keeps its flow alive.
-fn later_datagram(own: &str) -> Vec<Expression> {
-    let mut all = ipv4_udp();
-    all.extend(key(KEY, false));
+fn later_datagram(ip: Layout, own: &str) -> Vec<Expression> {
+    let mut all = udp(ip);
+    all.extend(key(ip, false));
     all.push(remember(own, KEY));
     all
 }
@@ -208,8 +282,8 @@ fn protocol(number: u8) -> Vec<Expression> {
     vec![meta(16), equals(&[number])]
 }
 
-fn ipv4_udp() -> Vec<Expression> {
-    let mut all = vec![meta(15), equals(&[2])];
+fn udp(ip: Layout) -> Vec<Expression> {
+    let mut all = vec![meta(15), equals(&[ip.number])];
     all.extend(protocol(UDP));
     all
 }
@@ -224,16 +298,22 @@ fn tcp_flags(mask: u8, value: u8) -> Vec<Expression> {
     vec![payload(2, 13, 1, SINGLE), ("bitwise", bitwise), equals(&[value])]
 }
 
-/// Source and destination, or the other way round, into four registers.
-fn key(first: u32, back: bool) -> Vec<Expression> {
-    let order = if back {
-        [(1, 16), (2, 2), (1, 12), (2, 0)]
+/// Source and destination, or the other way round, into registers from [`KEY`] on.
+fn key(ip: Layout, back: bool) -> Vec<Expression> {
+    let ends = if back {
+        [(ip.destination, 2), (ip.source, 0)]
     } else {
-        [(1, 12), (2, 0), (1, 16), (2, 2)]
+        [(ip.source, 0), (ip.destination, 2)]
     };
-    (first..)
-        .zip(order)
-        .map(|(register, (base, offset))| payload(base, offset, if base == 1 { 4 } else { 2 }, register))
+    let half = ip.key_bytes() / 8;
+    let pairs = [KEY, KEY + half].into_iter().zip(ends);
+    pairs
+        .flat_map(|(register, (address, port))| {
+            [
+                payload(1, address, ip.address, register),
+                payload(2, port, 2, register + half - 1),
+            ]
+        })
         .collect()
 }
 

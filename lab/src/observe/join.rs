@@ -4,7 +4,7 @@
 //! between its two sides, request ids and (one step at a time) the step's own time for what an app calls.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::access_log::Entry;
 use super::connections::{Connection, Ended, Mark, Seen};
@@ -18,7 +18,10 @@ const LOGGED: [u16; 4] = [15001, 15006, 15021, 15090];
 const DNS: u16 = 53;
 /// Where the agent answers for the app's probes, and from which address it asks the app.
 const HEALTH: u16 = 15020;
-const INBOUND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
+const INBOUND: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
+    IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6)),
+];
 
 /// What was observed of a step.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,7 +212,7 @@ impl Walk<'_> {
 
     fn is_pod(&self, address: SocketAddr) -> bool {
         let mut pods = self.seen.pods.iter();
-        pods.any(|pod| pod.address == address.ip() && !pod.cut_off)
+        pods.any(|pod| pod.addresses.all().any(|ip| ip == address.ip()) && !pod.cut_off)
     }
 
     fn at_socket(&mut self, connection: &Connection, owner: &Owner, port: u16, request: Option<&str>) {
@@ -228,7 +231,7 @@ impl Walk<'_> {
             let by_agent = self.seen.owner(id).is_none_or(|owner| owner.role == Role::Agent);
             connection.pod == pod
                 && connection.is_from_here()
-                && connection.tuple().source.ip() == INBOUND
+                && INBOUND.contains(&connection.tuple().source.ip())
                 && by_agent
                 && !self.ridden.contains(&id)
         };

@@ -1,11 +1,11 @@
 //! Which user opened a connection: what the kernel put into `lab_trace`'s set when the SYN left the socket.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::net::netns::NetNs;
 
-use super::install::{TABLE, USERS};
+use super::install::{TABLE, users_of};
 use super::netlink::{self, Asking, Bytes, DUMP, REQUEST, attributes, fixed};
 use super::nftrace::{Protocol, Tuple};
 
@@ -39,7 +39,7 @@ impl Users {
             let sequence = self.asking.next_sequence();
             let request = Bytes::netfilter(GET_ELEMENTS, REQUEST | DUMP, sequence, INET, 0)
                 .text(1, TABLE)
-                .text(2, USERS)
+                .text(2, users_of(tuple.source.ip()))
                 .finish();
             let known = &mut self.known;
             self.asking
@@ -63,17 +63,27 @@ pub(super) fn elements(payload: &[u8]) -> Vec<(Tuple, u32)> {
         .collect()
 }
 
-/// Address, port, address, port, each in a register of four bytes, then the user in the machine's byte order.
+/// Address, port, address, port, each in registers of four bytes, then the user in the machine's byte order.
 fn from_key(key: &[u8]) -> Option<(Tuple, u32)> {
-    let end = |at: usize| {
+    const V6: usize = 44;
+    let port = |at: usize| Some(u16::from_be_bytes(fixed(key.get(at..)?)?));
+    let v4 = |at: usize| {
         let address = Ipv4Addr::from(fixed::<4>(key.get(at..)?)?);
-        let port = u16::from_be_bytes(fixed(key.get(at + 4..)?)?);
-        Some(SocketAddr::from((address, port)))
+        Some(SocketAddr::from((address, port(at + 4)?)))
+    };
+    let v6 = |at: usize| {
+        let address = Ipv6Addr::from(fixed::<16>(key.get(at..)?)?);
+        Some(SocketAddr::from((address, port(at + 16)?)))
+    };
+    let (source, destination, user) = if key.len() == V6 {
+        (v6(0)?, v6(20)?, 40)
+    } else {
+        (v4(0)?, v4(8)?, 16)
     };
     let tuple = Tuple {
         protocol: Protocol::Tcp,
-        source: end(0)?,
-        destination: end(8)?,
+        source,
+        destination,
     };
-    Some((tuple, u32::from_ne_bytes(fixed(key.get(16..)?)?)))
+    Some((tuple, u32::from_ne_bytes(fixed(key.get(user..)?)?)))
 }

@@ -12,6 +12,7 @@ use iptables::options::{Backend, DnsCapture, Interception, Mode};
 use iptables::raw::{Mistake, Raw, Start, Text};
 use serde_yaml::Value;
 
+use super::families::{self, IpFamilies, IpFamily};
 use super::fields::{At, Reader};
 use super::model::{InboundCluster, Mesh, OutboundTrafficPolicy, ProxyKind};
 
@@ -33,6 +34,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         proxy: ProxyKind::Builtin,
         concurrency: NonZeroU16::MIN,
         access_log: true,
+        ip_families: IpFamilies::V4,
     };
     let mut read = MeshRead {
         mesh,
@@ -48,6 +50,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         "retries",
         "concurrency",
         "accessLogFile",
+        "ipFamilies",
     ];
     let Some(fields) = at.and_then(|at| reader.map(at, known)) else {
         return read;
@@ -89,6 +92,9 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
     if let Some(log) = fields.get("accessLogFile").and_then(|at| reader.word(at, files)) {
         read.mesh.access_log = log;
     }
+    if let Some(families) = fields.get("ipFamilies").and_then(|at| families::read(reader, at)) {
+        read.mesh.ip_families = families;
+    }
     if let Some(at) = fields.get("interception") {
         read.interception = raw(reader, at);
     }
@@ -123,8 +129,8 @@ pub(super) fn interception(
     reader: &Reader<'_>,
     pod_at: &At<'_>,
     own: Option<(Raw, At<'_>)>,
-    mesh: &Raw,
-    annotations: &BTreeMap<String, String>,
+    mesh: &MeshRead,
+    (annotations, families): (&BTreeMap<String, String>, IpFamilies),
 ) -> Option<(Interception, bool)> {
     let tell = |mistakes: Vec<Mistake>| {
         for mistake in mistakes {
@@ -156,7 +162,13 @@ pub(super) fn interception(
         }
     };
     let own = own.map(|(raw, _)| raw).unwrap_or_default();
-    let interception = match annotated.or(own).or(mesh.clone()).resolve(Start::Injector) {
+    let mut written = annotated.or(own).or(mesh.interception.clone());
+    // Istio finds it by the pod's addresses (with `ISTIO_DUAL_STACK`: by all of them).
+    let has_ipv6 = families.has(IpFamily::V6);
+    written
+        .enable_ipv6
+        .get_or_insert_with(|| Text(has_ipv6.to_string()));
+    let interception = match written.resolve(Start::Injector) {
         Ok(interception) => interception,
         Err(mistakes) => {
             tell(mistakes);
@@ -179,8 +191,12 @@ pub(super) fn interception(
     if matches!(interception.dns, DnsCapture::Servers(_) | DnsCapture::All) {
         not_yet("DNS capture", "leave redirectDNS and captureAllDNS out");
     }
-    if interception.has_ipv6 {
-        not_yet("enableIPv6", "leave it out");
+    if interception.has_ipv6 && !has_ipv6 {
+        reader.wrong(
+            pod_at,
+            "enableIPv6, but the pod has no IPv6 address",
+            "write `ipFamilies: [IPv4, IPv6]` or `ipFamilies: [IPv6]`, or leave enableIPv6 out: it follows from that",
+        );
     }
     let intercept = interception.mode != Mode::None;
     Some((interception, intercept))

@@ -1,6 +1,8 @@
 //! Scenario files: text with spans -> values -> a checked scenario, or every mistake at once.
 
 pub mod lifecycle;
+
+pub mod families;
 pub mod model;
 pub mod race;
 
@@ -125,7 +127,7 @@ fn mesh_of<'v>(reader: &Reader<'_>, root: At<'v>, file: &str) -> Option<(Scenari
         .and_then(|at| reader.string(at))
         .unwrap_or_default();
     let mesh = mesh::read(reader, fields.get("mesh"));
-    let services = services::services(reader, fields.get("services"));
+    let services = services::services(reader, fields.get("services"), mesh.mesh.ip_families);
     let destination_rules = services::destination_rules(reader, fields.get("destinationRules"), &services);
     let virtual_services = services::virtual_services(
         reader,

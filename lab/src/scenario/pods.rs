@@ -1,9 +1,10 @@
 //! `pods`.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+use super::families::{self, IpFamilies};
 use super::fields::{At, Fields, Reader};
 use super::lifecycle::{ContainerKind, Handler, INIT, PROXY, ProxyLife};
 use super::lives;
@@ -29,6 +30,7 @@ const POD: &[&str] = &[
     "interception",
     "proxy",
     "hold",
+    "ipFamilies",
     "containers",
     "initContainers",
     "restartPolicy",
@@ -105,6 +107,7 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
                 "status",
                 "hold",
                 "sidecar",
+                "ipFamilies",
             ],
         )?;
         let meta_at = outer.get("metadata")?;
@@ -136,7 +139,17 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
         .map(|at| texts(reader, at))
         .unwrap_or_default();
     let (proxy_life, mut ordered) = lives::proxy(reader, &meta, &annotations);
-    let mut sidecar = sidecar(reader, &at, &fields, &labels, &annotations, mesh).map(|sidecar| Sidecar {
+    let ip_families = outer
+        .get("ipFamilies")
+        .or_else(|| fields.get("ipFamilies"))
+        .and_then(|at| families::read(reader, at))
+        .unwrap_or(mesh.mesh.ip_families);
+    let annotated = Annotated {
+        labels: &labels,
+        annotations: &annotations,
+        ip_families,
+    };
+    let mut sidecar = sidecar(reader, &at, &fields, &annotated, mesh).map(|sidecar| Sidecar {
         life: proxy_life,
         ..sidecar
     });
@@ -161,6 +174,7 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
         containers: found.all,
         hold: Vec::new(),
         sysctls: defaults.sysctls,
+        ip_families,
         life: lives::pod(reader, &fields, mesh.cni, ordered),
     };
     if let Some(at) = outer.get("hold").or_else(|| fields.get("hold")) {
@@ -169,18 +183,25 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
     Some((pod, name_at))
 }
 
+/// What a pod's sidecar follows from, beside the pod's own fields.
+struct Annotated<'a> {
+    labels: &'a BTreeMap<String, String>,
+    annotations: &'a BTreeMap<String, String>,
+    ip_families: IpFamilies,
+}
+
 fn sidecar(
     reader: &Reader<'_>,
     at: &At<'_>,
     fields: &Fields<'_>,
-    labels: &BTreeMap<String, String>,
-    annotations: &BTreeMap<String, String>,
+    of: &Annotated<'_>,
     mesh: &MeshRead,
 ) -> Option<Sidecar> {
     const INJECT: &str = "sidecar.istio.io/inject";
-    let injected = labels
+    let injected = of
+        .labels
         .get(INJECT)
-        .or_else(|| annotations.get(INJECT))
+        .or_else(|| of.annotations.get(INJECT))
         .is_none_or(|value| value != "false");
     let wanted = fields
         .get("sidecar")
@@ -196,7 +217,8 @@ fn sidecar(
     if !wanted {
         return None;
     }
-    let (interception, intercept) = mesh::interception(reader, at, own, &mesh.interception, annotations)?;
+    let (interception, intercept) =
+        mesh::interception(reader, at, own, mesh, (of.annotations, of.ip_families))?;
     Some(Sidecar {
         proxy,
         interception,
@@ -508,7 +530,7 @@ fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
         listen,
         bind: fields
             .get("bind")
-            .and_then(|at| reader.parsed::<Ipv4Addr>(at, "write an IPv4 address, such as 127.0.0.1")),
+            .and_then(|at| reader.parsed::<IpAddr>(at, "write an address, such as 127.0.0.1 or ::1")),
         calls: fields
             .get("calls")
             .map(|at| calls(reader, at))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::expect;
+use super::families::IpFamily;
 use super::faults;
 use super::fields::{At, Fields, Reader, suggestion};
 use super::lifecycle::Phase;
@@ -174,20 +175,41 @@ fn timeout(reader: &Reader<'_>, fields: &Fields<'_>, otherwise: Duration) -> Dur
         .unwrap_or(otherwise)
 }
 
-/// `${POD.ip}` must name a pod.
-fn placeholders(reader: &Reader<'_>, at: &At<'_>, text: &str, names: &Names<'_>) {
+/// `${POD.ip}` must name a pod, `${POD.ipv6}` one that has such an address.
+fn placeholders(reader: &Reader<'_>, at: &At<'_>, text: &str, own: Option<PodId>, names: &Names<'_>) {
     for part in text.split("${").skip(1) {
         let name = part.split('}').next().unwrap_or_default();
-        match name.strip_suffix(".ip") {
-            Some("self" | "istiod") => {}
-            Some(pod) => {
-                let _known = names.pod(reader, at, pod, &format!("`${{{name}}}`"));
+        let (pod, family) = match name.rsplit_once('.') {
+            Some((pod, "ip")) => (pod, None),
+            Some((pod, "ipv4")) => (pod, Some(IpFamily::V4)),
+            Some((pod, "ipv6")) => (pod, Some(IpFamily::V6)),
+            Some(_) | None => {
+                reader.wrong(
+                    at,
+                    &format!("`${{{name}}}` is unknown"),
+                    "write `${POD.ip}` or `${self.ip}`; of pods with two addresses `${POD.ipv4}`, `${POD.ipv6}`",
+                );
+                continue;
             }
-            None => reader.wrong(
-                at,
-                &format!("`${{{name}}}` is unknown"),
-                "write `${POD.ip}` or `${self.ip}`",
-            ),
+        };
+        let known = match pod {
+            "istiod" => None,
+            "self" => own,
+            pod => names.pod(reader, at, pod, &format!("`${{{name}}}`")),
+        };
+        if let (Some(known), Some(family)) = (known, family) {
+            let families = names.pod_of(known).ip_families;
+            if !families.has(family) {
+                reader.wrong(
+                    at,
+                    &format!(
+                        "`${{{name}}}`: pod `{}` has addresses of {}",
+                        names.pod_of(known).name,
+                        families.names()
+                    ),
+                    &format!("write `${{{pod}.ip}}`, or give the pod `ipFamilies: [IPv4, IPv6]`"),
+                );
+            }
         }
     }
 }
@@ -210,6 +232,7 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
         "slowly",
         "http2",
         "over",
+        "ipFamily",
         "asUser",
         "asGroup",
         "timeout",
@@ -229,11 +252,12 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
         return None;
     };
     let kind_at = fields.get(kind)?;
+    let own = from.as_ref().map(|actor| actor.target.pod);
     let kind = match *kind {
-        "url" => http(reader, kind_at, &fields, names),
+        "url" => http(reader, kind_at, &fields, own, names),
         "tcp" => {
             let address = reader.string(kind_at.clone())?;
-            placeholders(reader, &kind_at, &address, names);
+            placeholders(reader, &kind_at, &address, own, names);
             let port = address
                 .rsplit_once(':')
                 .and_then(|(_, port)| port.parse::<NonZeroU16>().ok());
@@ -259,16 +283,26 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
             })
         }
     };
+    let ip_family = fields
+        .get("ipFamily")
+        .and_then(|at| reader.word(at, IpFamily::WORDS));
     Some(Request {
         from: from?,
         kind: kind?,
         timeout: timeout(reader, &fields, REQUEST),
+        ip_family,
     })
 }
 
-fn http(reader: &Reader<'_>, at: At<'_>, fields: &Fields<'_>, names: &Names<'_>) -> Option<RequestKind> {
+fn http(
+    reader: &Reader<'_>,
+    at: At<'_>,
+    fields: &Fields<'_>,
+    own: Option<PodId>,
+    names: &Names<'_>,
+) -> Option<RequestKind> {
     let url = url(reader, at.clone())?;
-    placeholders(reader, &at, &url, names);
+    placeholders(reader, &at, &url, own, names);
     let headers = |name: &str| fields.get(name).map(|at| headers(reader, at)).unwrap_or_default();
     let method = fields
         .get("method")
@@ -316,7 +350,10 @@ fn body(reader: &Reader<'_>, fields: &Fields<'_>) -> Body {
 }
 
 fn scrape(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request> {
-    let fields = reader.map(at.clone(), &["from", "pod", "port", "path", "timeout"])?;
+    let fields = reader.map(
+        at.clone(),
+        &["from", "pod", "port", "path", "ipFamily", "timeout"],
+    )?;
     let from = from(reader, &at, &fields, names);
     let pod = pod(reader, &at, &fields, names);
     let port = fields
@@ -328,9 +365,21 @@ fn scrape(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request>
         .unwrap_or_else(|| "/stats/prometheus".to_owned());
     let pod = pod?;
     let port = port.map_or(15090, NonZeroU16::get);
+    let ip_family = fields
+        .get("ipFamily")
+        .and_then(|at| Some((reader.word(at.clone(), IpFamily::WORDS)?, at)));
+    let which = match &ip_family {
+        None => "ip",
+        Some((IpFamily::V4, _)) => "ipv4",
+        Some((IpFamily::V6, _)) => "ipv6",
+    };
+    let url = format!("http://${{{}.{which}}}:{port}{path}", names.pod_of(pod).name);
+    if let Some((_, at)) = &ip_family {
+        placeholders(reader, at, &url, None, names);
+    }
     let kind = RequestKind::Http {
         method: "GET".to_owned(),
-        url: format!("http://${{{}.ip}}:{port}{path}", names.pod_of(pod).name),
+        url,
         headers: Vec::new(),
         body: Body::Empty,
         chunked: false,
@@ -342,6 +391,7 @@ fn scrape(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request>
         from: from?,
         kind,
         timeout: timeout(reader, &fields, REQUEST),
+        ip_family: None,
     })
 }
 
