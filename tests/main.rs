@@ -14,6 +14,7 @@ mod envoy;
 mod exit_codes;
 mod failures;
 mod host_untouched;
+mod ipv6;
 mod lifecycle;
 mod pods;
 mod races;
