@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::access_log::sink;
 use crate::bootstrap::Bootstrap;
 use crate::config::Refused;
-use crate::config::cluster::{ClusterConfig, Discovery};
+use crate::config::cluster::{ClusterConfig, Discovery, Endpoints};
 use crate::config::listener::ListenerConfig;
 use crate::config::route::RouteTable;
 use crate::serve::Families;
@@ -94,7 +94,7 @@ pub struct Proxy {
     pub bootstrap: Bootstrap,
     clusters: RefCell<BTreeMap<String, KnownCluster>>,
     /// Endpoints by the name that EDS has for them.
-    endpoints: RefCell<HashMap<String, Rc<[SocketAddr]>>>,
+    endpoints: RefCell<HashMap<String, Endpoints>>,
     listeners: RefCell<BTreeMap<String, KnownListener>>,
     routes: RefCell<BTreeMap<String, (Rc<RouteTable>, RouteConfiguration)>>,
     versions: RefCell<BTreeMap<Kind, String>>,
@@ -323,7 +323,7 @@ impl Proxy {
         // A cluster whose endpoints are known from before is warm at once.
         let warm = match endpoints {
             Some(Some(hosts)) => {
-                cluster.set_hosts(hosts);
+                cluster.set_endpoints(hosts);
                 true
             }
             Some(None) => false,
@@ -362,15 +362,14 @@ impl Proxy {
     }
 
     /// These are the endpoints of that name.
-    pub fn set_endpoints(&self, name: &str, hosts: Vec<SocketAddr>) {
-        let hosts: Rc<[SocketAddr]> = hosts.into();
+    pub fn set_endpoints(&self, name: &str, endpoints: Endpoints) {
         for known in self.clusters.borrow_mut().values_mut() {
             if matches!(&known.cluster.config.discovery, Discovery::Eds(wanted) if wanted == name) {
-                known.cluster.set_hosts(Rc::clone(&hosts));
+                known.cluster.set_endpoints(endpoints.clone());
                 known.warm = true;
             }
         }
-        self.endpoints.borrow_mut().insert(name.to_owned(), hosts);
+        self.endpoints.borrow_mut().insert(name.to_owned(), endpoints);
     }
 
     /// True if every cluster has its endpoints.
