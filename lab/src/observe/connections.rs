@@ -400,6 +400,36 @@ impl Seen {
             .rfind(|&id| id < before && self.connections[id].is_from_here())
     }
 
+    /// The same by its own end alone, to a port of another address than `host`: one that stands for the same endpoint, of
+    /// which a log names only the first.
+    pub(super) fn opened_elsewhere(
+        &self,
+        pod: usize,
+        source: SocketAddr,
+        host: SocketAddr,
+        before: usize,
+    ) -> Option<usize> {
+        let is_it = |&id: &usize| {
+            let connection = &self.connections[id];
+            let tuple = connection.tuple();
+            connection.pod == pod
+                && connection.is_from_here()
+                && tuple.protocol == Protocol::Tcp
+                && tuple.source == source
+                && self.is_same_endpoint(tuple.destination, host)
+        };
+        (0..before.min(self.connections.len())).rev().find(is_it)
+    }
+
+    /// The same port of the same pod, by either of its addresses.
+    pub(super) fn is_same_endpoint(&self, one: SocketAddr, other: SocketAddr) -> bool {
+        let has_both = |pod: &Pod| {
+            let has = |ip| pod.addresses.all().any(|own| own == ip);
+            has(one.ip()) && has(other.ip())
+        };
+        one == other || (one.port() == other.port() && self.pods.iter().any(has_both))
+    }
+
     /// The same connection as the pod saw it to which it went: same source and, for TCP, same sequence number. The
     /// node may have changed the destination, so that says nothing.
     pub(super) fn arrival(&self, id: usize) -> Option<usize> {

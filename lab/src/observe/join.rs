@@ -290,10 +290,19 @@ impl Walk<'_> {
                 source: local,
                 destination: host,
             };
-            self.seen.opened(downstream.pod, &tuple, logged.after)
+            if local.is_ipv4() == host.is_ipv4() {
+                self.seen.opened(downstream.pod, &tuple, logged.after)
+            } else {
+                // Of an endpoint with two addresses the log has the first, and the one that answered was the other.
+                self.seen
+                    .opened_elsewhere(downstream.pod, local, host, logged.after)
+            }
         });
         let failed = self.attempts(downstream.pod, host, main, logged.after);
-        let nothing = failed.is_empty() && main.is_none();
+        let is_elsewhere = entry
+            .upstream_local_address
+            .is_some_and(|local| local.is_ipv4() != host.is_ipv4());
+        let nothing = main.is_none() && (failed.is_empty() || is_elsewhere);
         // The log says whose they are, whatever else was found.
         let sidecar = |owner: &Owner| owner.role == Role::Sidecar;
         for id in failed.into_iter().chain(main) {
@@ -327,8 +336,8 @@ impl Walk<'_> {
         let to = connection.tuple().destination;
         let by_sidecar = match self.seen.owner(id) {
             Some(owner) => owner.role == Role::Sidecar,
-            // The log says that the sidecar tried this very address.
-            None => to == host,
+            // The log says that the sidecar tried this very address, and so the other one of the same endpoint.
+            None => self.seen.is_same_endpoint(to, host),
         };
         connection.pod == pod
             && connection.is_from_here()
