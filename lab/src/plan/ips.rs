@@ -81,3 +81,33 @@ pub(super) fn written(ip: IpAddr, before: &str, rest: &str) -> String {
         IpAddr::V4(_) | IpAddr::V6(_) => ip.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(ip: &str, before: &str, rest: &str, expected: &str) {
+        assert_eq!(written(ip.parse().unwrap(), before, rest), expected);
+    }
+
+    #[test]
+    fn brackets_stand_where_a_port_or_a_path_follows() {
+        check("fd00::1", "http://", ":80/", "[fd00::1]");
+        check("fd00::1", "http://", "/", "[fd00::1]");
+        check("fd00::1", "", ":3306", "[fd00::1]");
+        check("fd00::1", "--to ", " --fast", "fd00::1");
+        check("10.0.0.1", "http://", ":80/", "10.0.0.1");
+    }
+
+    #[test]
+    fn what_two_have_in_common_keeps_the_order_of_the_first() {
+        let (v4, v6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+        let six_first = Ips::new(IpFamilies::V6.and(IpFamilies::V4), v4, v6);
+        let four_first = Ips::new(IpFamilies::V4.and(IpFamilies::V6), v4, v6);
+        assert_eq!(six_first.in_common(four_first), Some(six_first));
+        let (four, six) = (Ips::from(v4), Ips::from(IpAddr::V6(v6)));
+        assert_eq!(six_first.in_common(four), Some(four));
+        assert_eq!(six.in_common(four), None);
+    }
+}

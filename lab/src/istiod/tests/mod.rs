@@ -1,5 +1,6 @@
 //! A small mesh, and what is served for it: shapes by snapshot, streams by a real client.
 
+mod families;
 mod sessions;
 mod shapes;
 mod streams;
