@@ -16,6 +16,10 @@ lint:
 conformance *args:
     ./x conformance {{args}}
 
+# which rules the shipped scenarios meet: writes docs/rule-coverage.md
+coverage:
+    ./x coverage
+
 # the benchmarks
 bench *args:
     ./x bench {{args}}

@@ -10,17 +10,22 @@
 mod support;
 
 mod answers;
+mod backends;
+mod coverage;
+mod custom_rules;
 mod envoy;
 mod exit_codes;
 mod failures;
 mod host_untouched;
 mod ipv6;
 mod lifecycle;
+mod mutate;
 mod pods;
 mod races;
 mod raw;
 mod rules;
 mod scenarios;
 mod tidy;
+mod tproxy;
 mod usage;
 mod xtables_monitor;

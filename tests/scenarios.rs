@@ -111,7 +111,7 @@ fn every_shipped_scenario_has_a_test() {
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        // Those below these are run by `races`, and by a test of their own each.
+        // Those below it are all run by `races`, and by what they are about.
         .filter(|name| name != "races" && name != "interception")
         .collect();
     names.sort();

@@ -21,8 +21,10 @@ pub(crate) enum Figure {
     Cpu,
     /// Resident memory of the sidecar, MB.
     Resident,
-    /// From the kill of a sidecar to the readiness of the next, milliseconds.
+    /// From the kill of a sidecar to the readiness of the next and of the mesh, milliseconds.
     Restart,
+    /// From the exec of a sidecar to its readiness, as its agent saw it, milliseconds.
+    Startup,
 }
 
 /// One process of a sidecar at a moment: clock ticks that it has used, and its resident memory.
@@ -54,6 +56,12 @@ impl Measured {
                         all.add(load, kind, Figure::Cpu, micros / requests);
                         all.add(load, kind, Figure::Resident, now.resident_mb);
                     }
+                }
+                ["startup", kind] => {
+                    let told = printed.split_once("\nistio_agent_data_plane_startup_seconds ");
+                    let told = told.and_then(|(_, rest)| rest.lines().next()?.parse::<f64>().ok());
+                    let seconds = told.expect("the agent tells how long it took");
+                    all.add("startup", kind, Figure::Startup, seconds * 1e3);
                 }
                 ["ready", kind] => all.add("restart", kind, Figure::Restart, seconds * 1e3),
                 _ => {}

@@ -104,6 +104,10 @@ fn text(nginx: &Path, rounds: usize, workers: usize) -> String {
             line(format!(
                 "  - {{name: 'ready {kind}', wait: {{ready: {kind}-v1, timeout: 20s}}}}"
             ));
+            // The agent's own measure is free of what the rest of the mesh does until all is quiet again.
+            line(format!(
+                "  - {{name: 'startup {kind}', request: {{from: client, url: 'http://${{{kind}-v1.ip}}:15020/stats/prometheus'}}}}"
+            ));
         }
     }
     text

@@ -1,5 +1,7 @@
 //! Loading a ruleset into the kernel and reading it back: the one module with I/O.
 
+pub mod text;
+
 use std::env;
 use std::ffi::OsStr;
 use std::io;

@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod explain;
 pub mod generate;
 pub mod kube_proxy;
+pub mod mutate;
 pub mod options;
 pub mod packet;
 pub mod parse;

@@ -68,6 +68,17 @@ pub enum Mode {
     None,
 }
 
+impl Mode {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Redirect => "REDIRECT",
+            Self::Tproxy(_) => "TPROXY",
+            Self::None => "NONE",
+        }
+    }
+}
+
 /// What TPROXY needs beside the ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tproxy {

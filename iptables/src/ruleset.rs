@@ -310,6 +310,29 @@ impl Ruleset {
         rules
     }
 
+    /// The same as [`Ruleset::rule`], to be changed.
+    pub(crate) fn rule_mut(
+        &mut self,
+        family: Family,
+        chain: &ChainId,
+        position: NonZeroUsize,
+    ) -> Option<&mut Rule> {
+        let recorded = self.recorded.get_mut(&family)?;
+        let mut order = Vec::new();
+        for (index, each) in recorded
+            .iter()
+            .enumerate()
+            .filter(|(_, each)| each.chain == *chain)
+        {
+            match each.place {
+                Place::End => order.push(index),
+                Place::At(position) => order.insert((position.get() - 1).min(order.len()), index),
+            }
+        }
+        let index = *order.get(position.get() - 1)?;
+        recorded.get_mut(index).map(|each| &mut each.rule)
+    }
+
     /// Rule `position` (from 1) of a chain.
     pub fn rule(&self, family: Family, chain: &ChainId, position: NonZeroUsize) -> Option<&Rule> {
         self.rules(family, chain).get(position.get() - 1).copied()

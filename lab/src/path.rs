@@ -265,8 +265,12 @@ fn parse_hop(text: &str, first: bool) -> Result<HopPattern, NotationError> {
         return parse_socket(text, role, port);
     }
     if is_role(text) {
-        if !first {
+        if !first && RESERVED_ROLES.contains(&text) {
             return Err(NotationError::OriginNotFirst(text.to_owned()));
+        }
+        // nftables' chains are in small letters too: whether it is one is known where the pod is.
+        if !first {
+            return Ok(HopPattern::AnyRuleOf(text.to_owned()));
         }
         return Ok(HopPattern::Exactly(Hop::Origin {
             role: text.to_owned(),
@@ -317,7 +321,7 @@ fn parse_socket(text: &str, role: &str, port: &str) -> Result<HopPattern, Notati
 }
 
 /// A container's name is a DNS label (Kubernetes core/v1), so a role has no capitals.
-fn is_role(text: &str) -> bool {
+pub fn is_role(text: &str) -> bool {
     let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     !text.is_empty() && text.chars().all(label) && !text.starts_with('-') && !text.ends_with('-')
 }
@@ -350,6 +354,7 @@ mod tests {
             "ratings -> OUTPUT -> ISTIO_OUTPUT#9 -> ISTIO_REDIRECT#end -> POSTROUTING -> refused:15001",
         );
         round_trip("app -> OUTPUT -> PROXY_INIT_OUTPUT#2 -> dropped");
+        round_trip("sidecar -> OUTPUT -> istio-output#2 -> istio-in-redirect -> POSTROUTING");
     }
 
     #[track_caller]

@@ -1,5 +1,7 @@
 //! Every `unsafe` of this crate: what must happen between fork and exec, and system calls that no crate wraps.
 
+mod capabilities;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -13,6 +15,8 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 use tokio::io::unix::AsyncFd;
+
+pub use capabilities::Capabilities;
 
 /// Takes over a descriptor that the parent process left open under this number for this process alone.
 pub fn take_descriptor(number: RawFd) -> OwnedFd {
@@ -109,6 +113,8 @@ pub struct Confinement {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// The capabilities that it keeps.
+    pub capabilities: Capabilities,
     /// Descriptors that it gets, and under which numbers.
     pub inherit: Vec<(OwnedFd, RawFd)>,
     /// Where the number of a failed step is told.
@@ -125,7 +131,7 @@ pub enum ConfineStep {
     Descriptors,
     /// The pod's mount namespace.
     Mounts,
-    /// No capability can come back.
+    /// No capability that it does not keep can come back.
     Bounding,
     /// Supplementary groups.
     Groups,
@@ -133,7 +139,7 @@ pub enum ConfineStep {
     Gid,
     /// User.
     Uid,
-    /// No capabilities.
+    /// No capabilities but those that it keeps.
     Capabilities,
     /// Nothing it executes can raise its privilege.
     NoNewPrivs,
@@ -173,7 +179,7 @@ impl ConfineStep {
             Self::Groups => "set its supplementary groups",
             Self::Gid => "become its group",
             Self::Uid => "become its user",
-            Self::Capabilities => "drop all capabilities",
+            Self::Capabilities => "drop its capabilities",
             Self::NoNewPrivs => "set no_new_privs",
             Self::ReadBack => "read its credentials back as they were set",
             Self::DeathSignal => "tie its life to the lab's",
@@ -211,17 +217,18 @@ fn take_step(step: ConfineStep, confinement: &Confinement) -> nix::Result<()> {
             .iter()
             .try_for_each(|(from, to)| dup_to(from.as_raw_fd(), *to)),
         ConfineStep::Mounts => nix::sched::setns(&confinement.mounts, CloneFlags::CLONE_NEWNS),
-        ConfineStep::Bounding => drop_bounding_set(),
+        ConfineStep::Bounding => capabilities::bound(confinement.capabilities),
         ConfineStep::Groups => set_groups(&confinement.groups),
         ConfineStep::Gid => {
             let gid = nix::unistd::Gid::from_raw(confinement.gid);
             nix::unistd::setresgid(gid, gid, gid)
         }
         ConfineStep::Uid => {
+            capabilities::outlast_user(confinement.capabilities)?;
             let uid = nix::unistd::Uid::from_raw(confinement.uid);
             nix::unistd::setresuid(uid, uid, uid)
         }
-        ConfineStep::Capabilities => set_no_capabilities(),
+        ConfineStep::Capabilities => capabilities::set(confinement.capabilities),
         ConfineStep::NoNewPrivs => nix::sys::prctl::set_no_new_privs(),
         ConfineStep::ReadBack => read_back(confinement),
         // Last: setresuid clears it (prctl(2)).
@@ -235,55 +242,13 @@ fn set_groups(groups: &[u32]) -> nix::Result<()> {
     Errno::result(done).map(drop)
 }
 
-fn drop_bounding_set() -> nix::Result<()> {
-    for capability in 0..64 {
-        // SAFETY: prctl with an integer argument touches no memory of ours.
-        let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
-        match Errno::result(done) {
-            Ok(_) => {}
-            // Past the last capability that this kernel knows.
-            Err(Errno::EINVAL) => return Ok(()),
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
-/// `struct __user_cap_header_struct` and two `__user_cap_data_struct` of version 3 (capget(2)).
-#[repr(C)]
-struct CapHeader {
-    version: u32,
-    pid: i32,
-}
-
-const CAP_VERSION_3: u32 = 0x2008_0522;
-
-fn set_no_capabilities() -> nix::Result<()> {
-    let header = CapHeader {
-        version: CAP_VERSION_3,
-        pid: 0,
-    };
-    let none = [0_u32; 6];
-    // SAFETY: header and data have the layout that version 3 asks for; the call only reads them.
-    let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
-    Errno::result(done).map(drop)
-}
-
 fn read_back(confinement: &Confinement) -> nix::Result<()> {
-    let header = CapHeader {
-        version: CAP_VERSION_3,
-        pid: 0,
-    };
-    let mut capabilities = [0_u32; 6];
-    // SAFETY: header and data have the layout that version 3 asks for, and the data is ours to write.
-    let done = unsafe { libc::syscall(libc::SYS_capget, &raw const header, capabilities.as_mut_ptr()) };
-    Errno::result(done)?;
     let users = nix::unistd::getresuid()?;
     let groups = nix::unistd::getresgid()?;
     let (uid, gid) = (confinement.uid, confinement.gid);
     // SAFETY: with a size of 0 the call only counts.
     let number = unsafe { libc::getgroups(0, std::ptr::null_mut()) };
-    let as_asked = capabilities == [0; 6]
+    let as_asked = capabilities::are(confinement.capabilities)?
         && [users.real, users.effective, users.saved]
             .iter()
             .all(|user| user.as_raw() == uid)

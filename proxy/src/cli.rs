@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, InterceptionMode};
 use crate::{agent, data_plane};
 
 /// The sidecar's two processes.
@@ -43,6 +43,9 @@ pub struct AgentArgs {
     /// Worker threads of the data plane
     #[arg(long, default_value_t = NonZeroU16::MIN)]
     pub concurrency: NonZeroU16,
+    /// How connections get into the sidecar
+    #[arg(long, value_enum, default_value_t = InterceptionMode::Redirect)]
+    pub interception_mode: InterceptionMode,
     /// How long the data plane goes on after SIGTERM (`terminationDrainDuration`)
     #[arg(long, default_value_t = 0)]
     pub termination_drain_ms: u64,
@@ -75,12 +78,16 @@ pub struct DataPlaneArgs {
     /// Worker threads
     #[arg(long, default_value_t = NonZeroU16::MIN)]
     pub concurrency: NonZeroU16,
+    /// How connections get into the sidecar
+    #[arg(long, value_enum, default_value_t = InterceptionMode::Redirect)]
+    pub interception_mode: InterceptionMode,
 }
 
 impl DataPlaneArgs {
     fn bootstrap(&self) -> Bootstrap {
         Bootstrap {
             concurrency: self.concurrency,
+            interception_mode: self.interception_mode,
             ..Bootstrap::of_pod(&self.node_id, &self.instance_ips)
         }
     }

@@ -16,7 +16,7 @@ use crate::access_log::sink;
 use crate::bootstrap::Bootstrap;
 use crate::config::Refused;
 use crate::config::cluster::{ClusterConfig, Discovery, Endpoints};
-use crate::config::listener::ListenerConfig;
+use crate::config::listener::{ListenerConfig, Socket};
 use crate::config::route::RouteTable;
 use crate::serve::Families;
 use crate::stats::Stats;
@@ -387,7 +387,7 @@ impl Proxy {
         let listeners = self.listeners.borrow();
         let active = listeners.values().filter_map(|known| known.active.as_ref());
         active
-            .filter(|listener| !listener.bound && listener.addresses.contains(&address))
+            .filter(|listener| listener.socket == Socket::Nothing && listener.addresses.contains(&address))
             .map(Rc::clone)
             .next()
     }
@@ -424,10 +424,9 @@ impl Proxy {
         let config = Rc::new(config);
         let mut listeners = self.listeners.borrow_mut();
         if let Some(known) = listeners.get_mut(&proto.name) {
-            let moved = known
-                .active
-                .as_ref()
-                .is_some_and(|active| active.addresses != config.addresses);
+            let moved = known.active.as_ref().is_some_and(|active| {
+                (&active.addresses, active.socket) != (&config.addresses, config.socket)
+            });
             if moved {
                 known.close();
             }
@@ -514,9 +513,9 @@ impl Proxy {
             let Some(config) = known.warming.take_if(|config| has_routes(config)) else {
                 continue;
             };
-            if config.bound && known.sockets.is_empty() {
+            if config.socket != Socket::Nothing && known.sockets.is_empty() {
                 for address in &config.addresses {
-                    match serve::bind(*address, Families::One) {
+                    match serve::open(&config, *address) {
                         Ok(socket) => {
                             let accept = serve::accept(Rc::clone(self), config.name.clone(), socket);
                             known.sockets.push(tokio::task::spawn_local(accept));

@@ -5,7 +5,7 @@
 )]
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,8 +14,8 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::addr::{Arrival, Downstream};
-use crate::config::listener::{FilterChain, ListenerConfig, NetworkFilter};
+use crate::addr::{Arrival, Downstream, Source};
+use crate::config::listener::{FilterChain, ListenerConfig, NetworkFilter, Socket};
 use crate::data_plane::Proxy;
 use crate::detect::{self, Seen};
 use crate::http::{self, h1::fill};
@@ -99,6 +99,29 @@ pub enum Families {
 
 /// Opens the socket of a listener.
 pub fn bind(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
+    listen(socket(address, families)?, address)
+}
+
+/// Opens the socket of one of a listener's addresses as it is configured. A transparent one needs `CAP_NET_ADMIN`.
+pub fn open(listener: &ListenerConfig, address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(address, Families::One)?;
+    if listener.socket == Socket::Transparent {
+        make_transparent(&socket, address.ip())
+            .map_err(|error| io::Error::new(error.kind(), format!("IP_TRANSPARENT: {error}")))?;
+    }
+    listen(socket, address)
+}
+
+/// Lets a socket have, or take connections to, addresses that are not this machine's.
+pub fn make_transparent(socket: &impl std::os::fd::AsFd, ip: IpAddr) -> io::Result<()> {
+    let socket = socket2::SockRef::from(socket);
+    match ip {
+        IpAddr::V4(_) => socket.set_ip_transparent_v4(true),
+        IpAddr::V6(_) => socket.set_ip_transparent_v6(true),
+    }
+}
+
+fn socket(address: SocketAddr, families: Families) -> io::Result<socket2::Socket> {
     let domain = if address.is_ipv4() {
         socket2::Domain::IPV4
     } else {
@@ -108,10 +131,16 @@ pub fn bind(address: SocketAddr, families: Families) -> io::Result<TcpListener> 
     socket.set_reuse_address(true)?;
     // Each worker has a socket of its own, and the kernel spreads connections over them.
     socket.set_reuse_port(true)?;
+    // What it accepts has it too.
+    socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(families == Families::One)?;
     }
+    Ok(socket)
+}
+
+fn listen(socket: socket2::Socket, address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(4096)?;
     TcpListener::from_std(socket.into())
@@ -151,14 +180,22 @@ async fn connection(
     stream: TcpStream,
     client: SocketAddr,
 ) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let arrival = sys::arrival(&stream, stream.local_addr()?)?;
-    let downstream = Downstream { client, arrival };
+    let transparent = (listener.socket == Socket::Transparent)
+        .then(|| listener.addresses.first().map_or(0, SocketAddr::port));
+    let arrival = sys::arrival(&stream, stream.local_addr()?, transparent)?;
     let listener = match arrival {
-        Arrival::Redirected(original) if listener.hands_off => {
+        Arrival::Redirected(original) | Arrival::Transparent(original) if listener.hands_off => {
             hand_off(&proxy, original.0).unwrap_or(listener)
         }
-        Arrival::Redirected(_) | Arrival::Direct(_) => listener,
+        Arrival::Redirected(_) | Arrival::Transparent(_) | Arrival::Direct(_) => listener,
+    };
+    let downstream = Downstream {
+        client,
+        arrival,
+        source: listener.original_src.map(|mark| Source {
+            ip: client.ip(),
+            mark,
+        }),
     };
     let port = downstream.local().port();
     let mut stream = stream;

@@ -1,5 +1,5 @@
-//! Bytes passed between two sockets in both directions until both have ended. What comes fast passes inside the kernel,
-//! by a pipe for each direction (splice(2)), and is never copied to this process.
+//! Bytes passed between two sockets: in both directions until both have ended, or the rest of a long body in one. What
+//! comes fast passes inside the kernel, by a pipe for each direction (splice(2)), and is never copied to this process.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -98,8 +98,11 @@ fn length(bytes: &BytesMut) -> u64 {
 }
 
 /// Which end of a direction broke off.
-enum Broke {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broke {
+    /// The end that is read.
     Reading,
+    /// The end that is written.
     Writing,
     /// The end that is read sent a reset.
     Reset,
@@ -125,7 +128,7 @@ impl Broke {
 
 async fn one_way(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> Result<(), Broke> {
     if copied(from, to, moved).await? == Pace::Fast {
-        spliced(from, to, moved).await?;
+        spliced(from, to, u64::MAX, |more| *moved += more).await?;
     }
     // The other side learns that nothing more comes; what comes back still does.
     let to = socket2::SockRef::from(to);
@@ -173,11 +176,19 @@ async fn copied(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> Result<Pac
     }
 }
 
-async fn spliced(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> Result<(), Broke> {
+/// Passes `length` bytes, or fewer if the connection ends before; `moved` is told of each lot once it was written.
+pub(crate) async fn spliced(
+    from: &TcpStream,
+    to: &TcpStream,
+    length: u64,
+    mut moved: impl FnMut(u64),
+) -> Result<(), Broke> {
     let (pipe_out, pipe_in) = pipe().map_err(|_error| Broke::Reading)?;
-    loop {
+    let mut rest = length;
+    while rest > 0 {
+        let most = usize::try_from(rest).map_or(ROOM, |rest| rest.min(ROOM));
         let taken = from
-            .async_io(Interest::READABLE, || transfer(from, &pipe_in, ROOM))
+            .async_io(Interest::READABLE, || transfer(from, &pipe_in, most))
             .await
             .map_err(|error| Broke::reading(&error))?;
         if taken == 0 {
@@ -190,8 +201,11 @@ async fn spliced(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> Result<()
                 .await
                 .map_err(|_error| Broke::Writing)?;
         }
-        *moved += u64::try_from(taken).unwrap_or(0);
+        let taken = u64::try_from(taken).unwrap_or(0);
+        moved(taken);
+        rest = rest.saturating_sub(taken);
     }
+    Ok(())
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {

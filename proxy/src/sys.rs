@@ -12,8 +12,16 @@ use crate::addr::{Arrival, OriginalDst};
 const SO_ORIGINAL_DST: libc::c_int = 80;
 
 /// How a connection came to `local`. Only "no such entry" means that nothing redirected it; any other answer of the
-/// kernel's is an error, never a guess.
-pub fn arrival(stream: &tokio::net::TcpStream, local: SocketAddr) -> io::Result<Arrival> {
+/// kernel's is an error, never a guess. `transparent` is the listener's own port if its socket is transparent: REDIRECT
+/// makes that the destination, so a connection to any other port can only be TPROXY's.
+pub fn arrival(
+    stream: &tokio::net::TcpStream,
+    local: SocketAddr,
+    transparent: Option<u16>,
+) -> io::Result<Arrival> {
+    if transparent.is_some_and(|own| own != local.port()) {
+        return Ok(Arrival::Transparent(OriginalDst(local)));
+    }
     let original = match local {
         SocketAddr::V4(_) => original_v4(stream.as_raw_fd()),
         SocketAddr::V6(_) => original_v6(stream.as_raw_fd()),
@@ -131,5 +139,24 @@ pub fn bind_without_port(socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_tproxy_brings_a_connection_to_another_port_than_the_listeners() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let other = address.port() ^ 1;
+        let came = |transparent| arrival(&stream, address, transparent).unwrap();
+        assert_eq!(came(Some(other)), Arrival::Transparent(OriginalDst(address)));
+        assert_eq!(came(Some(address.port())), Arrival::Direct(address));
+        assert_eq!(came(None), Arrival::Direct(address));
+        drop(client);
     }
 }

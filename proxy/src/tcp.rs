@@ -105,8 +105,8 @@ async fn pass(
         return outcome;
     };
     outcome.host = Some(host.address);
-    let opened = connect(&cluster, &host).await;
-    let upstream = opened.and_then(|stream| Ok((link(&cluster, &host, &stream)?, stream)));
+    let opened = connect(&cluster, &host, downstream.source).await;
+    let upstream = opened.and_then(|stream| Ok((link(&cluster, &host, downstream.source, &stream)?, stream)));
     let (link, upstream) = match upstream {
         Ok(upstream) => upstream,
         Err(error) => {

@@ -69,6 +69,9 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// A body that is a word or two.
+const SHORT: usize = 32;
+
 impl Facts {
     fn say(&mut self, name: &str, value: &Value) {
         if let Some(text) = text(value) {
@@ -165,12 +168,15 @@ fn collect(steps: &Value, seen: &mut BTreeMap<String, BTreeSet<String>>) {
         let name = name.rsplit("round ").next().unwrap_or_default();
         let name = name.split_once(": ").map_or(name, |(_, name)| name);
         let word = |value: &Value| text(value).unwrap_or_else(|| "-".to_owned());
+        // A short body says who answered; a long one has the step's own addresses.
+        let body = step["answer"]["body"].as_str().unwrap_or_default();
         let end = format!(
-            "{} {} {} {}",
+            "{} {} {} {} {}",
             word(&step["outcome"]),
             word(&step["status"]),
             word(&step["flags"]),
-            word(&step["answer"]["error"])
+            word(&step["answer"]["error"]),
+            if body.len() <= SHORT { body } else { "" }
         );
         seen.entry(name.to_owned()).or_default().insert(end);
     }

@@ -34,6 +34,12 @@ const HIDE_ENVOY: &str = r#"for dir in /usr/lib/python3* /usr/local/lib/python3*
 done
 exec env -i PATH=/usr/sbin:/sbin "$0" "$@""#;
 
+/// In a mount namespace of its own: what is no file in the place of a program, wherever it is found.
+const HIDE_PROGRAM: &str = r#"while found=$(PATH=$PATH:/usr/sbin:/sbin command -v "$MISSING"); do
+    mount --bind /dev/null "$(readlink -f "$found")"
+done
+exec "$0" "$@""#;
+
 /// A call of `lab`, before it is made.
 #[must_use]
 pub(crate) struct Lab {
@@ -43,6 +49,8 @@ pub(crate) struct Lab {
     uid: Option<u32>,
     /// On a machine without Envoy.
     bare: bool,
+    /// On a machine without this program.
+    missing: Option<&'static str>,
 }
 
 /// What a call of `lab` did.
@@ -59,6 +67,7 @@ impl Lab {
             scenario: None,
             uid: None,
             bare: false,
+            missing: None,
         }
     }
 
@@ -101,6 +110,12 @@ impl Lab {
         self
     }
 
+    /// As on a machine without this program.
+    pub(crate) fn without(mut self, program: &'static str) -> Self {
+        self.missing = Some(program);
+        self
+    }
+
     /// The file of `scenario`.
     pub(crate) fn file(&self) -> String {
         self.scenario
@@ -117,6 +132,11 @@ impl Lab {
         let mut command = if self.bare {
             let mut command = Command::new("unshare");
             command.args(["--mount", "sh", "-ec", HIDE_ENVOY, env!("CARGO_BIN_EXE_lab")]);
+            command
+        } else if let Some(program) = self.missing {
+            let mut command = Command::new("unshare");
+            command.env("MISSING", program);
+            command.args(["--mount", "sh", "-ec", HIDE_PROGRAM, env!("CARGO_BIN_EXE_lab")]);
             command
         } else {
             Command::new(env!("CARGO_BIN_EXE_lab"))

@@ -73,6 +73,20 @@ pub fn dead(program: &Program) -> Vec<Dead> {
     dead
 }
 
+/// The rules that some packet, such as routing usually sends, matches along with the next rule of the chain: where the
+/// order of the two can matter.
+pub fn meeting(program: &Program) -> Vec<At> {
+    let space = Space::of(program);
+    let rules = program.chains().flat_map(|(chain, _)| program.entries(chain));
+    let region = |at, rule| space.region(program.chain(at).table(), rule);
+    let regions: Regions = rules.map(|(at, rule, _)| (at, region(at, rule))).collect();
+    let walk = Walk::over(program, &space, &regions, Scope::UsualRouting);
+    let all = program.chains().flat_map(|(chain, _)| program.entries(chain));
+    all.map(|(at, _, _)| at)
+        .filter(|at| walk.with_next.contains(at))
+        .collect()
+}
+
 /// The packets that each rule admits, and whether it is exactly those.
 type Regions = HashMap<At, (Region, bool)>;
 
@@ -83,6 +97,8 @@ struct Walk<'p> {
     regions: &'p Regions,
     /// The rules that some packet matches.
     reached: HashSet<At>,
+    /// The rules that some packet matches along with the next one.
+    with_next: HashSet<At>,
     /// What entered each chain.
     entered: HashMap<usize, Vec<Region>>,
 }
@@ -94,6 +110,7 @@ impl<'p> Walk<'p> {
             space,
             regions,
             reached: HashSet::new(),
+            with_next: HashSet::new(),
             entered: HashMap::new(),
         };
         for hook in Hook::ALL {
@@ -110,13 +127,18 @@ impl<'p> Walk<'p> {
         self.entered.entry(chain).or_default().extend(entering.clone());
         let program = self.program;
         let (mut alive, mut back) = (entering, Vec::new());
-        for (at, rule, jump) in program.entries(chain) {
+        let mut entries = program.entries(chain).peekable();
+        while let Some((at, rule, jump)) = entries.next() {
             let (region, is_exact) = &self.regions[&at];
             let taken: Vec<Region> = alive.iter().filter_map(|piece| piece.meet(region)).collect();
             if taken.is_empty() {
                 continue;
             }
             self.reached.insert(at);
+            let next = entries.peek().map(|(next, _, _)| &self.regions[next].0);
+            if next.is_some_and(|next| taken.iter().any(|piece| piece.meet(next).is_some())) {
+                self.with_next.insert(at);
+            }
             let inside = match jump {
                 Some(to) if depth < 16 => Some(self.chain(to, taken.clone(), depth + 1)),
                 _ => None,
@@ -186,6 +208,7 @@ impl<'p> Walk<'p> {
                         space: self.space,
                         regions: self.regions,
                         reached: HashSet::new(),
+                        with_next: HashSet::new(),
                         entered: HashMap::new(),
                     };
                     alive.extend(inside.chain(to, taken, 1));

@@ -21,6 +21,10 @@ pub(super) fn run() -> Exit {
         Ok(envoy) => format!("Envoy {}: {}", envoy.version, envoy.path.display()),
         Err(missing) => format!("no `proxy: envoy`: {missing}"),
     };
-    terminal::print(&format!("this machine can run a lab\n{envoy}\n"));
+    let nft = match iptables::apply::find_nft() {
+        Ok(path) => format!("nft: {}", path.display()),
+        Err(missing) => format!("no `backend: nftables`: {missing}"),
+    };
+    terminal::print(&format!("this machine can run a lab\n{envoy}\n{nft}\n"));
     Exit::Held
 }

@@ -65,7 +65,7 @@ pub(super) fn run(args: Args) -> Exit {
             return Exit::Usage;
         }
     };
-    if let Err(missing) = preflight::check() {
+    if let Err(missing) = preflight::check().and_then(|()| preflight::nft(&race.scenario)) {
         terminal::complain(&format!("error: {missing}\n"));
         return Exit::Machine;
     }

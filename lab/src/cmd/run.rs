@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use crate::causes::causes as chain;
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
+use crate::report::coverage::{self, Coverage};
 use crate::report::human::{self, Detail};
 use crate::report::terminal::{self, Status};
 use crate::report::{LabError, ProxyReport, RunEvent, ScenarioReport, json};
@@ -46,6 +47,9 @@ pub(super) struct Args {
     /// What is written, and where to: standard output if no file is given (repeatable)
     #[arg(long = "output", value_name = "human|json[=FILE]", value_parser = parse_output)]
     outputs: Vec<Output>,
+    /// Say which rules of each pod the steps' connections met, and which never; with a file, as Markdown there
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    coverage: Option<PathBuf>,
     /// Also show what the path notation leaves out: base chains, re-entered hooks, tables, verdicts, process ids
     #[arg(long)]
     verbose: bool,
@@ -104,6 +108,12 @@ pub(super) fn run(args: Args) -> Exit {
     if let Err(missing) = preflight::check() {
         terminal::complain(&format!("error: {missing}\n"));
         return Exit::Machine;
+    }
+    for file in &checked {
+        if let Err(missing) = preflight::nft(&file.loaded.scenario) {
+            terminal::complain(&format!("error: {missing}\n"));
+            return Exit::Machine;
+        }
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -249,7 +259,19 @@ async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Exi
     exit = reports
         .iter()
         .fold(exit, |exit, report| exit.worse(report.exit()));
-    write_outputs(&outputs, &reports, detail).map_or(exit.worse(Exit::Lab), |()| exit)
+    let coverage = args.coverage.as_ref().map(|_| Coverage::of(&reports));
+    let written = write_outputs(&outputs, &reports, coverage.as_ref(), detail);
+    let told = match (&args.coverage, &coverage) {
+        (Some(file), Some(coverage)) if file.as_os_str() != "-" => {
+            write_or_complain(file, &coverage::markdown(coverage))
+        }
+        (_, Some(coverage)) if human => {
+            terminal::print(&coverage::human(coverage, args.verbose));
+            Ok(())
+        }
+        (_, Some(_) | None) => Ok(()),
+    };
+    written.and(told).map_or(exit.worse(Exit::Lab), |()| exit)
 }
 
 /// How hard the user wants it to end.
@@ -302,6 +324,7 @@ fn request(file: &Checked, args: &Args, envoy: Option<&Envoy>) -> RunRequest {
     RunRequest {
         only: args.only.clone(),
         proxy: args.proxy,
+        list_rules: args.coverage.is_some(),
         ..request_of(
             file.file.display().to_string(),
             file.text.clone(),
@@ -330,8 +353,11 @@ pub(super) fn request_of(
     RunRequest {
         file,
         text,
+        files: scenario.files(),
         only: Vec::new(),
         order: None,
+        list_rules: false,
+        mutant: None,
         proxy: None,
         envoy: envoy.map(|envoy| envoy.path.clone()),
         proxies: builtin.into_iter().chain(found).collect(),
@@ -366,6 +392,7 @@ async fn run_one(
                 seconds: started.elapsed().as_secs_f64(),
                 steps: steps.ended,
                 error: Some(error),
+                rules: Vec::new(),
             };
             if show.live {
                 terminal::print(&human::summary(&report));
@@ -389,6 +416,7 @@ pub(super) async fn drive(
 ) -> Result<ScenarioReport, LabError> {
     let failed = |message: String| LabError {
         machine: false,
+        mistake: false,
         message,
     };
     let mut world = spawn_world().map_err(|error| failed(chain(&error)))?;
@@ -517,28 +545,43 @@ fn whole(report: &ScenarioReport, detail: Detail) -> String {
     )
 }
 
-fn write_outputs(outputs: &[Output], reports: &[ScenarioReport], detail: Detail) -> Result<(), ()> {
+fn write_outputs(
+    outputs: &[Output],
+    reports: &[ScenarioReport],
+    coverage: Option<&Coverage>,
+    detail: Detail,
+) -> Result<(), ()> {
     let mut ok = Ok(());
     for output in outputs {
         let text = match (output.format, &output.file) {
             (Format::Human, None) => continue,
             (Format::Human, Some(_)) => {
-                let text: String = reports.iter().map(|report| whole(report, detail)).collect();
+                let mut text: String = reports.iter().map(|report| whole(report, detail)).collect();
+                if let Some(coverage) = coverage {
+                    text.push_str(&coverage::human(coverage, detail == Detail::Verbose));
+                }
                 anstream::adapter::strip_str(&text).to_string()
             }
-            (Format::Json, _) => format!("{:#}\n", json::document(reports)),
+            (Format::Json, _) => {
+                let mut document = json::document(reports);
+                if let Some(coverage) = coverage {
+                    document["coverage"] = coverage::document(coverage);
+                }
+                format!("{document:#}\n")
+            }
         };
         match &output.file {
             None => terminal::print(&text),
-            Some(file) => {
-                if let Err(error) = write_whole(file, &text) {
-                    terminal::complain(&format!("error: writing {}: {error}\n", file.display()));
-                    ok = Err(());
-                }
-            }
+            Some(file) => ok = write_or_complain(file, &text).and(ok),
         }
     }
     ok
+}
+
+fn write_or_complain(file: &Path, text: &str) -> Result<(), ()> {
+    write_whole(file, text).map_err(|error| {
+        terminal::complain(&format!("error: writing {}: {error}\n", file.display()));
+    })
 }
 
 /// A reader never sees half a report: it is written beside the file and put in its place.

@@ -9,12 +9,13 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use iptables::apply::{Applied, Snapshot, Tool};
+use iptables::apply::Snapshot;
 use iptables::ruleset::Ruleset;
 use tokio::sync::{Mutex, RwLock};
 use tokio::task::JoinSet;
 
 use super::logs::Tail;
+use super::rules::{Rules, Tools};
 use super::state::{State, Watched};
 use crate::client::connect::any_towards;
 use crate::dns;
@@ -53,7 +54,7 @@ pub(super) struct Lab {
     installed: RefCell<HashMap<PodId, Snapshot>>,
     /// kube-proxy's rules as they are now.
     routes: RefCell<Option<Ruleset>>,
-    tool: Tool,
+    pub(super) tools: Tools,
     pods: Vec<PodSpace>,
     tasks: RefCell<JoinSet<()>>,
 }
@@ -66,7 +67,7 @@ pub(super) struct Parts {
     pub(super) node: Node,
     pub(super) istiod: PodSpace,
     pub(super) pods: Vec<PodSpace>,
-    pub(super) tool: Tool,
+    pub(super) tools: Tools,
 }
 
 impl Lab {
@@ -78,7 +79,7 @@ impl Lab {
             node,
             istiod,
             pods,
-            tool,
+            tools,
         } = parts;
         Rc::new(Self {
             watched: Watched::new(&scenario),
@@ -98,7 +99,7 @@ impl Lab {
             quiet: RwLock::new(()),
             installed: RefCell::default(),
             routes: RefCell::new(None),
-            tool,
+            tools,
             pods,
             tasks: RefCell::default(),
         })
@@ -151,31 +152,20 @@ impl Lab {
 
     /// Installs a pod's rules, and tells the observer that there are rules now.
     pub(super) async fn apply_rules(&self, id: PodId) -> Result<(), String> {
-        let pod = self.scenario.pod(id);
-        let Some(sidecar) = &pod.sidecar else {
+        let Some(rules) = Rules::of(self.scenario.pod(id)) else {
             return Ok(());
         };
-        let ruleset = iptables::generate::generate(&sidecar.interception);
-        let space = self.space(id);
-        let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(&space.netns, program, args);
+        let space = &self.space(id).netns;
         let failed = |error: iptables::apply::Error| super::chain(&error);
-        iptables::apply::load(&self.tool, &ruleset, &spawn)
-            .await
-            .map_err(failed)?;
-        if sidecar.interception.has_ipv6 {
-            let routes = Routes {
-                marked: None,
-                has_ipv6: true,
-            };
-            tproxy::add(&space.netns, routes)
-                .await
-                .map_err(|error| super::chain(&error))?;
+        self.tools.load(&rules, space).await.map_err(failed)?;
+        let sidecar = self.scenario.pod(id).sidecar.as_ref();
+        let routes = sidecar.map(|sidecar| Routes::of(&sidecar.interception));
+        if let Some(routes) = routes.filter(|routes| !routes.is_empty()) {
+            let added = tproxy::add(space, routes).await;
+            added.map_err(|error| super::chain(&error))?;
         }
         if self.scenario.reruns_rules(id) {
-            let families = iptables::apply::families(&ruleset);
-            let now = iptables::apply::read(&self.tool, &families, &spawn)
-                .await
-                .map_err(failed)?;
+            let now = self.tools.read(&rules, space).await.map_err(failed)?;
             self.installed.borrow_mut().insert(id, now);
         }
         Ok(())
@@ -187,24 +177,16 @@ impl Lab {
         id: PodId,
         mode: RulesRerun,
     ) -> Result<(i32, String), String> {
-        let Some(sidecar) = &self.scenario.pod(id).sidecar else {
+        let Some(rules) = Rules::of(self.scenario.pod(id)) else {
             return Err("the pod has no rules".to_owned());
         };
-        let ruleset = iptables::generate::generate(&sidecar.interception);
-        let space = self.space(id);
-        let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(&space.netns, program, args);
+        let space = &self.space(id).netns;
         let applied = match mode {
-            RulesRerun::Blindly => iptables::apply::load(&self.tool, &ruleset, &spawn)
-                .await
-                .map(|()| "loaded"),
+            RulesRerun::Blindly => self.tools.load(&rules, space).await.map(|()| "loaded"),
             RulesRerun::Verify => {
                 let installed = self.installed.borrow().get(&id).cloned();
                 let before = installed.ok_or("the rules are not installed yet")?;
-                let applied = iptables::apply::reapply(&self.tool, &ruleset, &before, &spawn).await;
-                applied.map(|applied| match applied {
-                    Applied::Loaded => "loaded",
-                    Applied::AlreadyThere => "already there",
-                })
+                self.tools.reload(&rules, &before, space).await
             }
         };
         Ok(match applied {
@@ -224,7 +206,7 @@ impl Lab {
             ruleset.retire(previous);
         }
         let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(self.node.netns(), program, args);
-        iptables::apply::load(&self.tool, &ruleset, &spawn)
+        iptables::apply::load(&self.tools.iptables, &ruleset, &spawn)
             .await
             .map_err(|error| super::chain(&error))?;
         *self.routes.borrow_mut() = Some(now);

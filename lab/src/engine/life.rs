@@ -19,6 +19,7 @@ use std::rc::Rc;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
+use super::identity::Identity;
 use super::lab::Lab;
 use super::logs::{self, Stream};
 use super::state::{Admin, Running, State};
@@ -26,7 +27,7 @@ use crate::app::wire::{AppEvent, AppSpec};
 pub(super) use probes::once as probe_once;
 pub(super) use termination::delete;
 
-use crate::plan::{ISTIOD, ISTIOD_XDS_PORT, PROXY_USER};
+use crate::plan::{ISTIOD, ISTIOD_XDS_PORT};
 use crate::scenario::lifecycle::container_name;
 use crate::scenario::model::{ContainerId, Gate, PodId, ProcessName, ProxyKind, Target, Workload};
 use crate::world::entry::ENVOY;
@@ -70,7 +71,7 @@ pub(super) fn begin(lab: &Rc<Lab>, id: PodId) {
         lab.spawn(kubelet::run(Rc::clone(lab), id));
         return;
     }
-    if pod.sidecar.as_ref().is_some_and(|sidecar| sidecar.intercept) {
+    if pod.has_rules() {
         let task_lab = Rc::clone(lab);
         lab.spawn(async move { install_rules(&task_lab, id).await });
     }
@@ -117,13 +118,7 @@ async fn install_rules(lab: &Rc<Lab>, id: PodId) {
 
 /// Everything else of a pod waits for its rules, unless these are held.
 async fn rules_first(lab: &Lab, id: PodId) {
-    let intercept = lab
-        .scenario
-        .pod(id)
-        .sidecar
-        .as_ref()
-        .is_some_and(|sidecar| sidecar.intercept);
-    if intercept {
+    if lab.scenario.pod(id).has_rules() {
         lab.watched
             .until(|state| state.pod(id).rules || state.closed.contains(&(id, Gate::Rules)))
             .await;
@@ -159,7 +154,14 @@ fn spawn_agent(lab: &Rc<Lab>, id: PodId) -> Result<(), String> {
         "--concurrency".to_owned(),
         lab.scenario.mesh.concurrency.to_string(),
     ]);
-    let sidecar = lab.scenario.pod(id).sidecar.as_ref();
+    let pod = lab.scenario.pod(id);
+    let sidecar = pod.sidecar.as_ref();
+    if let Some(sidecar) = sidecar {
+        args.extend([
+            "--interception-mode".to_owned(),
+            sidecar.interception.mode.name().to_owned(),
+        ]);
+    }
     if sidecar.is_some_and(|sidecar| sidecar.proxy == ProxyKind::Envoy) {
         args.extend(["--envoy".to_owned(), ENVOY.to_owned()]);
     }
@@ -171,15 +173,22 @@ fn spawn_agent(lab: &Rc<Lab>, id: PodId) -> Result<(), String> {
         args.extend(["--app-metrics".to_owned(), metrics.clone()]);
     }
     args.extend(supervise::agent_args(lab, id));
+    let Identity {
+        uid,
+        gid,
+        groups,
+        capabilities,
+    } = Identity::of(pod, ProcessName::Agent);
     let process = spawn(
         lab,
         id,
         Spec {
             role: "agent".to_owned(),
             program: Program::Lab(args),
-            uid: PROXY_USER,
-            gid: PROXY_USER,
-            groups: Vec::new(),
+            uid,
+            gid,
+            groups,
+            capabilities,
             env: Vec::new(),
             stdin: Stdin::Null,
             inherit: vec![(events_end.into(), EVENTS_FD), (wait_end.into(), WAIT_FD)],
@@ -258,7 +267,14 @@ async fn start_container(lab: &Rc<Lab>, id: PodId, container: ContainerId) {
 }
 
 fn spawn_container(lab: &Rc<Lab>, id: PodId, container_id: ContainerId) -> Result<(), String> {
-    let container = lab.scenario.pod(id).container(container_id);
+    let pod = lab.scenario.pod(id);
+    let container = pod.container(container_id);
+    let Identity {
+        uid,
+        gid,
+        groups,
+        capabilities,
+    } = Identity::of(pod, ProcessName::Container(container_id));
     let mut inherit = Vec::new();
     let mut events = None;
     let mut wait = None;
@@ -288,9 +304,10 @@ fn spawn_container(lab: &Rc<Lab>, id: PodId, container_id: ContainerId) -> Resul
         Spec {
             role: container.name.clone(),
             program,
-            uid: container.run_as_user,
-            gid: container.run_as_group,
-            groups: container.supplemental_groups.clone(),
+            uid,
+            gid,
+            groups,
+            capabilities,
             env: container.env.clone(),
             stdin: Stdin::Null,
             inherit,

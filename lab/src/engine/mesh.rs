@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
+use super::identity::Identity;
 use super::lab::Lab;
 use super::state::State;
 use crate::istiod::registry::{Command, Report};
-use crate::plan::{ISTIOD_HTTP_PORT, ISTIOD_XDS_PORT, PROXY_USER};
+use crate::plan::{ISTIOD_HTTP_PORT, ISTIOD_XDS_PORT};
 use crate::scenario::model::{Gate, PodId, XdsType};
 use crate::world::process::{self, Program, Spec, Stdin};
 
@@ -39,12 +40,19 @@ pub(super) fn start_istiod(lab: &Rc<Lab>) -> Result<(), String> {
         args.extend(["--monitoring-address".to_owned(), any(ISTIOD_HTTP_PORT)]);
     }
     let theirs = OwnedFd::from(theirs);
+    let Identity {
+        uid,
+        gid,
+        groups,
+        capabilities,
+    } = Identity::proxy();
     let spec = Spec {
         role: "istiod".to_owned(),
         program: Program::Lab(args),
-        uid: PROXY_USER,
-        gid: PROXY_USER,
-        groups: Vec::new(),
+        uid,
+        gid,
+        groups,
+        capabilities,
         env: Vec::new(),
         stdin: Stdin::Null,
         inherit: vec![(theirs.as_fd().try_clone_to_owned().map_err(said)?, CONTROL_FD)],

@@ -5,12 +5,14 @@
 
 mod facts;
 mod faults;
+mod identity;
 mod lab;
 mod life;
 mod logs;
 mod mesh;
 mod reports;
 mod request;
+mod rules;
 mod state;
 mod steps;
 mod up;
@@ -27,7 +29,7 @@ use tokio::task::LocalSet;
 use crate::causes::causes as chain;
 use crate::race;
 use crate::report::{LabError, Outcome, RunEvent, ScenarioReport};
-use crate::scenario;
+use crate::scenario::{self, custom::Files};
 use crate::world::entry;
 use wire::RunRequest;
 
@@ -114,9 +116,11 @@ async fn run(
         seconds: 0.0,
         steps: Vec::new(),
         error: None,
+        rules: Vec::new(),
     };
     let interrupted = LabError {
         machine: false,
+        mistake: false,
         message: "interrupted".to_owned(),
     };
     let outcome = tokio::select! {
@@ -144,23 +148,28 @@ async fn run_steps(
 ) -> Result<(), LabError> {
     let failed = |message: String| LabError {
         machine: false,
+        mistake: false,
         message,
     };
     let mistaken =
         |_mistakes: scenario::Mistakes| failed("the file that the host side checked has mistakes".to_owned());
+    let files = Files::Read(request.files.clone());
     let mut scenario = match &request.order {
         None => {
-            scenario::parse(&request.file, &request.text)
+            scenario::parse_with(&request.file, &request.text, files)
                 .map_err(mistaken)?
                 .scenario
         }
         Some(order) => {
-            let race = scenario::race::parse(&request.file, &request.text).map_err(mistaken)?;
+            let race = scenario::race::parse_with(&request.file, &request.text, files).map_err(mistaken)?;
             race::staged(&race, order)
         }
     };
     if let Some(proxy) = request.proxy {
         scenario.run_by(proxy);
+    }
+    if let Some(mutant) = &request.mutant {
+        scenario.mutate(mutant);
     }
     report.name.clone_from(&scenario.name);
     entry::settle_in(request.envoy.as_deref()).map_err(|error| failed(chain(&error)))?;
@@ -192,10 +201,17 @@ async fn run_steps(
                 step: Box::new(ended.clone()),
             })
             .await;
+        let is_noticed = request.mutant.is_some() && ended.result != Outcome::Pass;
         report.steps.push(ended);
         if let Some(failure) = lab.watched.read(|state| state.failure.clone()) {
             return Err(failed(failure));
         }
+        if is_noticed {
+            break;
+        }
+    }
+    if request.list_rules {
+        report.rules = rules::listed(&lab).await.map_err(failed)?;
     }
     up::down(lab).await;
     Ok(())

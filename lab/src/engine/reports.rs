@@ -127,6 +127,7 @@ fn hop(observed: &ObservedHop) -> HopReport {
     let empty = HopReport {
         kind: String::new(),
         name: observed.hop().to_string(),
+        family: observed.family().map(str::to_owned),
         table: observed.table().map(str::to_owned),
         chain: None,
         rule: None,

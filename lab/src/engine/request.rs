@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 
+use super::identity::Identity;
 use super::lab::Lab;
 use super::lab::{protocol_of, role_of};
 use super::life;
 use crate::client::wire;
 use crate::observe::{Collected, NODE, Origin};
-use crate::plan::PROXY_USER;
 use crate::report::{AnswerReport, LogReport};
 use crate::scenario::lifecycle::ProbeKind;
-use crate::scenario::model::{
-    Actor, Body, ContainerId, Outcome, PodId, ProcessName, Read, Request, RequestKind,
-};
+use crate::scenario::model::{Actor, Body, ContainerId, Outcome, PodId, Read, Request, RequestKind};
 use crate::verdict::Seen;
 use crate::within::within;
 use crate::world::process::{self, Program, Spec, Stdin};
@@ -204,20 +202,14 @@ fn wire_body(body: &Body) -> wire::Body {
     }
 }
 
-/// The user and group as which an actor acts.
-pub(super) fn credentials(lab: &Lab, actor: &Actor) -> (u32, u32, Vec<u32>) {
-    let (uid, gid, groups) = match actor.target.process {
-        ProcessName::Sidecar | ProcessName::Agent => (PROXY_USER, PROXY_USER, Vec::new()),
-        ProcessName::Container(id) => {
-            let container = lab.scenario.pod(actor.target.pod).container(id);
-            (
-                container.run_as_user,
-                container.run_as_group,
-                container.supplemental_groups.clone(),
-            )
-        }
-    };
-    (actor.user.unwrap_or(uid), actor.group.unwrap_or(gid), groups)
+/// Who an actor acts as.
+pub(super) fn identity(lab: &Lab, actor: &Actor) -> Identity {
+    let own = Identity::of(lab.scenario.pod(actor.target.pod), actor.target.process);
+    Identity {
+        uid: actor.user.unwrap_or(own.uid),
+        gid: actor.group.unwrap_or(own.gid),
+        ..own
+    }
 }
 
 async fn run_client(
@@ -227,13 +219,19 @@ async fn run_client(
     stdin: Vec<u8>,
     timeout: Duration,
 ) -> Result<(u32, Vec<u8>), String> {
-    let (uid, gid, groups) = credentials(lab, actor);
+    let Identity {
+        uid,
+        gid,
+        groups,
+        capabilities,
+    } = identity(lab, actor);
     let spec = Spec {
         role: role.to_owned(),
         program: Program::Lab(vec!["request".to_owned()]),
         uid,
         gid,
         groups,
+        capabilities,
         env: Vec::new(),
         stdin: Stdin::Bytes(stdin),
         inherit: Vec::new(),

@@ -7,9 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::scenario::lifecycle::{ContainerKind, Phase};
-use crate::scenario::model::{
-    Container, ContainerId, Gate, PodId, ProcessName, Scenario, Sidecar, Target, Workload,
-};
+use crate::scenario::model::{Container, ContainerId, Gate, PodId, ProcessName, Scenario, Target, Workload};
 use crate::within::within;
 
 /// What is known of a running lab.
@@ -341,10 +339,10 @@ impl State {
             return self.unsettled_in_order(scenario, id);
         }
         let mut missing = Vec::new();
-        if let Some(Sidecar { intercept, .. }) = &pod.sidecar {
-            if *intercept && self.open(id, Gate::Rules) && !known.rules {
-                missing.push("its rules are not installed".to_owned());
-            }
+        if pod.has_rules() && self.open(id, Gate::Rules) && !known.rules {
+            missing.push("its rules are not installed".to_owned());
+        }
+        if pod.sidecar.is_some() {
             if self.open(id, Gate::Agent) && !known.agent_listening {
                 missing.push(format!("its agent does not listen ({})", describe(&known.agent)));
             }
@@ -404,8 +402,7 @@ impl State {
             None if !known.kubelet.started => missing.push("its containers are being started".to_owned()),
             _ => {}
         }
-        let intercept = pod.sidecar.as_ref().is_some_and(|sidecar| sidecar.intercept);
-        if intercept && pod.life.cni && self.open(id, Gate::Rules) && !known.rules {
+        if pod.has_rules() && pod.life.cni && self.open(id, Gate::Rules) && !known.rules {
             missing.push("its rules are not installed".to_owned());
         }
         if known.agent.pid().is_some() && !known.proxy.killed {

@@ -1,5 +1,6 @@
 //! The steps, one after another: each is done, observed, judged and reported.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
 
+use super::identity::Identity;
 use super::lab::{Lab, role_of};
 use super::request::{self, Answer};
 use super::state::Running;
@@ -15,7 +17,8 @@ use crate::client::content::Content;
 use crate::observe::ObservedLeg;
 use crate::report::{AnswerReport, StepReport};
 use crate::scenario::model::{
-    Action, Actor, Event, Gate, PodId, Power, ProcessName, RulesRerun, Step, Target,
+    Action, Actor, BodyMatch, Event, Expect, Gate, PodId, Power, ProcessName, Request, RulesRerun, Step,
+    Target,
 };
 use crate::verdict::{self, Seen, Verdict};
 use crate::within::within;
@@ -103,11 +106,28 @@ async fn attempt(lab: &Rc<Lab>, step: &Step, alone: bool) -> (Done, Judged) {
     match act(lab, step, alone).await {
         Ok(mut done) => {
             done.seen.pods = facts::of(lab, &step.expect);
-            let verdict = verdict::judge(&lab.scenario, &step.expect, &done.seen);
+            let verdict = verdict::judge(&lab.scenario, &expected(lab, step), &done.seen);
             (done, Ok(verdict))
         }
         Err(why) => (Done::quietly(), Err(why)),
     }
+}
+
+/// What a step expects, with the addresses of pods that a body names.
+fn expected<'a>(lab: &Lab, step: &'a Step) -> Cow<'a, Expect> {
+    let (Action::Request(Request { from, .. }) | Action::Exec { from, .. }) = &step.action else {
+        return Cow::Borrowed(&step.expect);
+    };
+    let from = from.target.pod;
+    let body = match &step.expect.body {
+        Some(BodyMatch::Exact(text)) => BodyMatch::Exact(lab.plan.expand(text, from)),
+        Some(BodyMatch::Contains(text)) => BodyMatch::Contains(lab.plan.expand(text, from)),
+        None => return Cow::Borrowed(&step.expect),
+    };
+    Cow::Owned(Expect {
+        body: Some(body),
+        ..step.expect.clone()
+    })
 }
 
 async fn act(lab: &Rc<Lab>, step: &Step, alone: bool) -> Result<Done, String> {
@@ -363,7 +383,12 @@ async fn connection(lab: &Rc<Lab>, from: Target, port: u16, limit: Duration) -> 
 }
 
 async fn exec(lab: &Rc<Lab>, from: &Actor, command: &[String], limit: Duration) -> Result<Done, String> {
-    let (uid, gid, groups) = request::credentials(lab, from);
+    let Identity {
+        uid,
+        gid,
+        groups,
+        capabilities,
+    } = request::identity(lab, from);
     let pod = lab.scenario.pod(from.target.pod);
     let role = pod.role(from.target.process).to_owned();
     let env = match from.target.process {
@@ -380,6 +405,7 @@ async fn exec(lab: &Rc<Lab>, from: &Actor, command: &[String], limit: Duration) 
         uid,
         gid,
         groups,
+        capabilities,
         env,
         stdin: Stdin::Null,
         inherit: Vec::new(),

@@ -4,9 +4,8 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::time::Duration;
 
-use iptables::apply::Tool;
-
 use super::lab::{Lab, Parts};
+use super::rules::{Rules, Tools};
 use super::{chain, life, mesh};
 use crate::dns;
 use crate::net::netns::NetNs;
@@ -30,14 +29,16 @@ const CANARY: Duration = Duration::from_secs(5);
 pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
     let failed = |message: String| LabError {
         machine: false,
+        mistake: false,
         message,
     };
     let machine = |message: String| LabError {
         machine: true,
+        mistake: false,
         message,
     };
     let plan = Plan::new(&scenario);
-    let tool = Tool::find().map_err(|error| machine(chain(&error)))?;
+    let tools = Tools::find(&scenario).map_err(|error| machine(chain(&error)))?;
     let own: Vec<_> = plan.dns.all().collect();
     if plan.dns.v6().is_some() && !ipv6::is_there() {
         return Err(machine(
@@ -60,6 +61,7 @@ pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
     let istiod = spaces.remove(0);
     for (pod, space) in scenario.pods.iter().zip(&spaces) {
         set_sysctls(pod, space).map_err(failed)?;
+        test_rules(&tools, pod, space).await?;
     }
     let observed: Vec<(&str, Ips, &NetNs)> = spaces
         .iter()
@@ -81,10 +83,28 @@ pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
         node,
         istiod,
         pods: spaces,
-        tool,
+        tools,
     });
     bring_up(&lab).await.map_err(failed)?;
     Ok(lab)
+}
+
+/// A user's own rules: what the tool says of them, before anything else is there.
+async fn test_rules(tools: &Tools, pod: &Pod, space: &PodSpace) -> Result<(), LabError> {
+    let Some((rules, custom)) = Rules::of(pod).zip(pod.custom_rules.as_ref()) else {
+        return Ok(());
+    };
+    let refused = |error: iptables::apply::Error| LabError {
+        machine: false,
+        mistake: true,
+        message: format!(
+            "pod {}: customRules `{}`: {}",
+            pod.name,
+            custom.file,
+            chain(&error)
+        ),
+    };
+    tools.test(&rules, &space.netns).await.map_err(refused)
 }
 
 /// The sysctls that a pod's `securityContext` asks for.

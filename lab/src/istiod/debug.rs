@@ -30,6 +30,8 @@ pub(super) async fn serve(listener: TcpListener, mesh: Arc<Mesh>) -> Result<Infa
         tokio::select! {
             accepted = listener.accept() => {
                 let (socket, _client) = accepted?;
+                // A long answer's end does not wait for the acknowledgement of its beginning.
+                drop(socket.set_nodelay(true));
                 let mesh = Arc::clone(&mesh);
                 let service = service_fn(move |request| {
                     let answer = answer(&mesh, &request);

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterChainMatchPredicate,
 };
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use envoy_types::util::pack_any;
 
@@ -21,6 +22,9 @@ use super::names::{
 use super::registry::{Port, Proxy, Registry};
 use super::routes;
 use super::wire::{address, no_limit, number};
+
+/// Istio's, whatever `tproxyMark` the rules have.
+const ORIGINAL_SRC_MARK: u32 = 1337;
 
 /// The ports of a proxy's pod that services have, whether the pod is ready or not, by the pod's port. If two services give one port to two protocols,
 /// the first one holds (Istio reports a conflict and does the same).
@@ -55,7 +59,7 @@ pub(super) fn listener(registry: &Registry, proxy: &Proxy, interception: Interce
         address: Some(address(mode.wildcards().first(), INBOUND_PORT)),
         additional_addresses: additional(mode.wildcards(), INBOUND_PORT),
         filter_chains,
-        listener_filters: listener_filters(ports.values().copied()),
+        listener_filters: listener_filters(ports.values().copied(), interception),
         listener_filters_timeout: Some(no_limit()),
         continue_on_listener_filters_timeout: true,
         transparent: interception.transparent(),
@@ -126,7 +130,10 @@ fn plain(port: Option<u16>) -> FilterChainMatch {
 
 /// The inspectors wait for the client's first bytes, for ever: they are off for every port whose protocol is declared,
 /// or a server that speaks first would never be heard.
-fn listener_filters<'a>(ports: impl Iterator<Item = &'a Port>) -> Vec<ListenerFilter> {
+fn listener_filters<'a>(
+    ports: impl Iterator<Item = &'a Port>,
+    interception: Interception,
+) -> Vec<ListenerFilter> {
     let declared = ports
         .filter(|port| Outbound::of(port) != Outbound::Sniffed)
         .map(|port| port.target_port);
@@ -137,11 +144,27 @@ fn listener_filters<'a>(ports: impl Iterator<Item = &'a Port>) -> Vec<ListenerFi
         config_type: Some(ConfigType::TypedConfig(pack_any(OriginalDst {}))),
         ..ListenerFilter::default()
     };
-    vec![
-        original_dst,
-        tls_inspector(Some(any_of(&known))),
-        http_inspector(Some(any_of(&known))),
-    ]
+    let mut filters = vec![original_dst];
+    if interception == Interception::Tproxy {
+        filters.push(original_src());
+    }
+    filters.push(tls_inspector(Some(any_of(&known))));
+    filters.push(http_inspector(Some(any_of(&known))));
+    filters
+}
+
+/// The pod's own processes see the client's address. It stands above the clusters' own (`upstream_bind_config`), and the
+/// mark is how the rules know such packets, and lead the answers back (Istio, `xdsfilters.OriginalSrc`).
+fn original_src() -> ListenerFilter {
+    let config = OriginalSrc {
+        mark: ORIGINAL_SRC_MARK,
+        ..OriginalSrc::default()
+    };
+    ListenerFilter {
+        name: "envoy.filters.listener.original_src".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(pack_any(config))),
+        ..ListenerFilter::default()
+    }
 }
 
 /// True for connections to one of these ports.

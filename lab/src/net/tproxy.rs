@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
+use iptables::options::{InboundPorts, Interception, Mode};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
@@ -41,6 +42,25 @@ pub struct Routes {
     pub marked: Option<(u32, u32)>,
     /// Whether IPv6 has rules.
     pub has_ipv6: bool,
+}
+
+impl Routes {
+    /// What Istio's `ConfigureRoutes` does for these options.
+    pub fn of(options: &Interception) -> Self {
+        let captures = !matches!(&options.inbound_ports, InboundPorts::Only(ports) if ports.is_empty());
+        Self {
+            marked: match options.mode {
+                Mode::Tproxy(tproxy) if captures => Some((tproxy.mark.get(), tproxy.route_table.get())),
+                Mode::Tproxy(_) | Mode::Redirect | Mode::None => None,
+            },
+            has_ipv6: options.has_ipv6 && options.mode != Mode::None,
+        }
+    }
+
+    /// True if there is nothing to add.
+    pub const fn is_empty(&self) -> bool {
+        self.marked.is_none() && !self.has_ipv6
+    }
 }
 
 /// Whether something had to be done.

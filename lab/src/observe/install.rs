@@ -13,7 +13,7 @@ use crate::plan::ips::Ips;
 use super::netlink::{self, ACK, APPEND, Asking, Bytes, CREATE, REQUEST};
 
 /// The table's name.
-pub(super) const TABLE: &str = "lab_trace";
+pub const TABLE: &str = "lab_trace";
 
 /// Its chains, with hook number (`linux/netfilter.h`) and priority.
 const CHAINS: [(Hook, &str, u32, i32); 4] = [

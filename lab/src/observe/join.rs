@@ -298,7 +298,7 @@ impl Walk<'_> {
                     .opened_elsewhere(downstream.pod, local, host, logged.after)
             }
         });
-        let failed = self.attempts(downstream.pod, host, main, logged.after);
+        let failed = self.attempts(downstream.pod, entry, host, main, logged.after);
         let is_elsewhere = entry
             .upstream_local_address
             .is_some_and(|local| local.is_ipv4() != host.is_ipv4());
@@ -307,7 +307,11 @@ impl Walk<'_> {
         let sidecar = |owner: &Owner| owner.role == Role::Sidecar;
         for id in failed.into_iter().chain(main) {
             let owner = self.seen.owner(id).filter(sidecar).unwrap_or_else(by_access_log);
+            // What came to nothing carried nothing, whichever socket its SYN came to.
+            let silent = self.silent;
+            self.silent |= Some(id) != main;
             self.follow(id, Some(&owner), request);
+            self.silent = silent;
         }
         if nothing {
             let name = &self.seen.pods[downstream.pod].name;
@@ -319,11 +323,20 @@ impl Walk<'_> {
 
     /// The sidecar's connections to `host`'s port that came to nothing. A log entry names only the last attempt, so
     /// these are known by the step's time; of several at once in `parallel`, none can be told from the others.
-    fn attempts(&self, pod: usize, host: SocketAddr, main: Option<usize>, before: usize) -> Vec<usize> {
+    fn attempts(
+        &self,
+        pod: usize,
+        entry: &Entry,
+        host: SocketAddr,
+        main: Option<usize>,
+        before: usize,
+    ) -> Vec<usize> {
+        // The log names its own end of every connection that was established.
+        let established = entry.upstream_local_address.is_some();
         let until = main.unwrap_or(before);
         let all: Vec<usize> = (self.mark.connections..until)
             .filter(|id| !self.ridden.contains(id))
-            .filter(|&id| self.is_attempt(id, pod, host))
+            .filter(|&id| self.is_attempt(id, pod, host, established))
             .collect();
         if self.parallel && (main.is_some() || all.len() > 1) {
             return Vec::new();
@@ -331,7 +344,7 @@ impl Walk<'_> {
         all
     }
 
-    fn is_attempt(&self, id: usize, pod: usize, host: SocketAddr) -> bool {
+    fn is_attempt(&self, id: usize, pod: usize, host: SocketAddr, established: bool) -> bool {
         let connection = &self.seen.connections[id];
         let to = connection.tuple().destination;
         let by_sidecar = match self.seen.owner(id) {
@@ -343,14 +356,15 @@ impl Walk<'_> {
             && connection.is_from_here()
             && by_sidecar
             && to.port() == host.port()
-            && self.came_to_nothing(id, host)
+            && self.came_to_nothing(id, host, established)
     }
 
-    fn came_to_nothing(&self, id: usize, host: SocketAddr) -> bool {
+    fn came_to_nothing(&self, id: usize, host: SocketAddr, established: bool) -> bool {
         let connection = &self.seen.connections[id];
         match &connection.ended {
             Some(Ended::Refused(_) | Ended::Dropped) => true,
-            Some(Ended::Socket { .. }) => false,
+            // A SYN may come to a socket whose answer finds no way back.
+            Some(Ended::Socket { .. }) => !established && connection.tuple().destination == host,
             None => match self
                 .seen
                 .arrival(id)

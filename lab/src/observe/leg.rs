@@ -9,6 +9,11 @@ use super::nftrace::{Tuple, Verdict};
 use super::packet::{Hit, Place, Visit};
 use super::sockets::{Evidence, Owner};
 
+/// `NFPROTO_INET`, `_IPV4`, `_IPV6` (linux/netfilter.h).
+const INET: u8 = 1;
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+
 /// One station of an observed leg.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedHop {
@@ -21,7 +26,11 @@ pub struct ObservedHop {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fact {
     Hook,
-    Rule { table: String, verdict: Verdict },
+    Rule {
+        family: u8,
+        table: String,
+        verdict: Verdict,
+    },
     Process(Owner),
     End,
 }
@@ -52,6 +61,16 @@ impl ObservedHop {
         match &self.fact {
             Fact::Rule { table, .. } => Some(table),
             Fact::Hook | Fact::Process(_) | Fact::End => None,
+        }
+    }
+
+    /// The family of a rule's table, as nft names it.
+    pub const fn family(&self) -> Option<&'static str> {
+        match &self.fact {
+            Fact::Rule { family: INET, .. } => Some("inet"),
+            Fact::Rule { family: IPV4, .. } => Some("ip"),
+            Fact::Rule { family: IPV6, .. } => Some("ip6"),
+            Fact::Rule { .. } | Fact::Hook | Fact::Process(_) | Fact::End => None,
         }
     }
 
@@ -92,6 +111,7 @@ impl ObservedHop {
             },
             place: hit.place,
             fact: Fact::Rule {
+                family: hit.family,
                 table: hit.table.clone(),
                 verdict: hit.verdict.clone(),
             },

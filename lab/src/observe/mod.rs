@@ -46,6 +46,7 @@ use crate::within::{TooLong, within};
 use connections::Seen;
 
 pub use connections::Mark;
+pub use install::TABLE;
 pub use join::Collected;
 pub use leg::{ObservedHop, ObservedLeg};
 pub use netlink::Error as NetlinkError;

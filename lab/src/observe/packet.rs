@@ -16,6 +16,7 @@ const INET: u8 = 1;
 /// A rule that matched, or a chain's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Hit {
+    pub(super) family: u8,
     pub(super) table: String,
     pub(super) chain: String,
     pub(super) position: Position,
@@ -195,6 +196,7 @@ impl Packet {
             }
         };
         visit.hits.push(Hit {
+            family: trace.family,
             table: trace.table,
             chain: trace.chain,
             position,

@@ -159,7 +159,7 @@ fn rule(payload: &[u8]) -> Option<Listed> {
             1 => table = Some(text(value)),
             2 => chain = Some(text(value)),
             3 => handle = fixed(value).map(u64::from_be_bytes),
-            4 => tproxy = attributes(value).find_map(|(_, expression)| tproxy_port(expression)),
+            4 => tproxy = tproxy_port(value),
             _ => {}
         }
     }
@@ -172,8 +172,32 @@ fn rule(payload: &[u8]) -> Option<Listed> {
     })
 }
 
-/// The port in `struct xt_tproxy_target_info_v1` (24 bytes in) or its version 0 (12 bytes in).
-fn tproxy_port(expression: &[u8]) -> Option<u16> {
+/// The port to which a rule hands packets by TPROXY: iptables' target, or nftables' own statement.
+fn tproxy_port(expressions: &[u8]) -> Option<u16> {
+    let mut registers = HashMap::new();
+    for (_, expression) in attributes(expressions) {
+        let Some((name, content)) = named(expression) else {
+            continue;
+        };
+        match name.as_str() {
+            "target" => {
+                if let Some(port) = target_port(content) {
+                    return Some(port);
+                }
+            }
+            "immediate" => registers.extend(immediate(content)),
+            "tproxy" => {
+                let (_, register) = attributes(content).find(|(kind, _)| *kind == 3)?;
+                return registers.get(&fixed::<4>(register)?).copied();
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// An expression's name, and what it consists of.
+fn named(expression: &[u8]) -> Option<(String, &[u8])> {
     let (mut name, mut content) = (None, None);
     for (attribute, value) in attributes(expression) {
         match attribute {
@@ -182,11 +206,26 @@ fn tproxy_port(expression: &[u8]) -> Option<u16> {
             _ => {}
         }
     }
-    if name? != "target" {
-        return None;
+    Some((name?, content?))
+}
+
+/// A register that a rule fills, and what it would be as a port.
+fn immediate(content: &[u8]) -> Option<([u8; 4], u16)> {
+    let (mut register, mut value) = (None, None);
+    for (attribute, content) in attributes(content) {
+        match attribute {
+            1 => register = fixed::<4>(content),
+            2 => value = attributes(content).find(|(kind, _)| *kind == 1),
+            _ => {}
+        }
     }
+    Some((register?, u16::from_be_bytes(fixed(value?.1)?)))
+}
+
+/// The port in `struct xt_tproxy_target_info_v1` (24 bytes in) or its version 0 (12 bytes in).
+fn target_port(content: &[u8]) -> Option<u16> {
     let (mut target, mut revision, mut info) = (None, 0, None);
-    for (attribute, value) in attributes(content?) {
+    for (attribute, value) in attributes(content) {
         match attribute {
             1 => target = Some(text(value)),
             2 => revision = u32::from_be_bytes(fixed(value)?),

@@ -2,8 +2,10 @@
 //!
 //! The world process sends these over its control socket as it goes, so they have a wire shape.
 
+pub mod coverage;
 pub mod human;
 pub mod json;
+pub mod mutate;
 pub mod race;
 pub mod terminal;
 
@@ -42,6 +44,33 @@ pub struct ScenarioReport {
     pub steps: Vec<StepReport>,
     /// Why the lab itself failed, if it did.
     pub error: Option<LabError>,
+    /// The rules that the kernel had in each pod after the last step, if they were asked for.
+    #[serde(default)]
+    pub rules: Vec<PodRules>,
+}
+
+/// The interception rules of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodRules {
+    /// The pod.
+    pub pod: String,
+    /// `iptables` or `nftables`.
+    pub backend: String,
+    /// In the order of chains and rules in which the tool lists them.
+    pub rules: Vec<RuleReport>,
+}
+
+/// A rule that the kernel has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleReport {
+    /// Its table's family, as nft names it.
+    pub family: String,
+    /// Its table.
+    pub table: String,
+    /// Its chain.
+    pub chain: String,
+    /// The rule, as its tool lists it.
+    pub text: String,
 }
 
 /// A kind of data plane that sidecars of a scenario run.
@@ -56,8 +85,11 @@ pub struct ProxyReport {
 /// Why the lab itself failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabError {
-    /// The machine lacks something (exit 3), or the lab failed (exit 4).
+    /// The machine lacks something (exit 3); else the lab failed (exit 4).
     pub machine: bool,
+    /// Something that the user wrote cannot be (exit 2).
+    #[serde(default)]
+    pub mistake: bool,
     /// What failed, each cause on a line of its own.
     pub message: String,
 }
@@ -147,6 +179,9 @@ pub struct HopReport {
     pub kind: String,
     /// The hop in path notation.
     pub name: String,
+    /// The family of a rule's table, as nft names it: `ip`, `ip6` or `inet`.
+    #[serde(default)]
+    pub family: Option<String>,
     /// The table of a rule.
     pub table: Option<String>,
     /// The chain of a rule.
@@ -218,6 +253,7 @@ impl ScenarioReport {
             .fold(Exit::Held, |worst, step| worst.worse(step.result.exit()));
         match &self.error {
             None => steps,
+            Some(error) if error.mistake => steps.worse(Exit::Usage),
             Some(error) if error.machine => steps.worse(Exit::Machine),
             Some(_) => steps.worse(Exit::Lab),
         }

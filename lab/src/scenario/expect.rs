@@ -1,11 +1,13 @@
 //! `expect`.
 
+use iptables::options::Backend;
+
 use super::fields::{At, Fields, Reader, suggestion};
 use super::lifecycle::{EVENTS, INIT, POD_EVENTS, PROXY, Phase};
 use super::model::{Action, BodyMatch, Expect, Outcome, PodId, RequestKind, Restarts, Target};
 use super::names::Names;
 use super::services::{status, string_match};
-use crate::path::{Hop, HopPattern, LegPattern, parse_hops};
+use crate::path::{Hop, HopPattern, LegPattern, NotationError, RESERVED_ROLES, is_role, parse_hops};
 
 pub(super) const FIELDS: &[&str] = &[
     "outcome",
@@ -48,7 +50,7 @@ pub(super) fn read(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Expect
         }),
         status: fields.get("status").and_then(|at| status(reader, at)),
         response_flags: fields.get("responseFlags").and_then(|at| reader.string(at)),
-        body: fields.get("body").and_then(|at| body(reader, at)),
+        body: fields.get("body").and_then(|at| body(reader, at, names)),
         headers: headers
             .iter()
             .flat_map(Fields::all)
@@ -163,15 +165,29 @@ pub(super) fn life_event(reader: &Reader<'_>, at: &At<'_>, names: &Names<'_>, po
     Some(text)
 }
 
-fn body(reader: &Reader<'_>, at: At<'_>) -> Option<BodyMatch> {
+fn body(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<BodyMatch> {
+    let text = |at: At<'_>| {
+        let text = reader.string(at.clone())?;
+        addresses(reader, &at, &text, names);
+        Some(text)
+    };
     if !matches!(at.value, serde_yaml::Value::Mapping(_)) {
-        return reader.string(at).map(BodyMatch::Exact);
+        return text(at).map(BodyMatch::Exact);
     }
     let fields = reader.map(at, &["contains"])?;
-    fields
-        .get("contains")
-        .and_then(|at| reader.string(at))
-        .map(BodyMatch::Contains)
+    fields.get("contains").and_then(text).map(BodyMatch::Contains)
+}
+
+/// `${POD.ip}` must name a pod; anything else in braces is the body's own.
+fn addresses(reader: &Reader<'_>, at: &At<'_>, text: &str, names: &Names<'_>) {
+    let braced = text.split("${").skip(1).filter_map(|part| part.split_once('}'));
+    for (name, _) in braced {
+        if let Some(pod) = name.strip_suffix(".ip")
+            && !["self", "istiod"].contains(&pod)
+        {
+            let _known = names.pod(reader, at, pod, &format!("`${{{name}}}`"));
+        }
+    }
 }
 
 fn by_pod<T>(
@@ -198,10 +214,10 @@ fn path(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>, pod: PodId) -> Vec<L
             continue;
         };
         match text.parse::<LegPattern>() {
-            Ok(leg) => {
-                roles(reader, &item, names, pod, &leg.hops);
-                legs.push(leg);
-            }
+            Ok(LegPattern { hops, reused }) => legs.push(LegPattern {
+                hops: named(reader, &item, names, pod, hops),
+                reused,
+            }),
             Err(error) => reader.wrong(&item, &error.to_string(), ""),
         }
     }
@@ -228,10 +244,7 @@ fn never(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>, pod: PodId) -> Vec<
 fn hops(reader: &Reader<'_>, at: &At<'_>, names: &Names<'_>, pod: PodId) -> Option<Vec<HopPattern>> {
     let text = reader.string(at.clone())?;
     match parse_hops(&text) {
-        Ok(hops) => {
-            roles(reader, at, names, pod, &hops);
-            Some(hops)
-        }
+        Ok(hops) => Some(named(reader, at, names, pod, hops)),
         Err(error) => {
             reader.wrong(at, &error.to_string(), "");
             None
@@ -239,13 +252,38 @@ fn hops(reader: &Reader<'_>, at: &At<'_>, names: &Names<'_>, pod: PodId) -> Opti
     }
 }
 
-/// A socket's role must be a process of the pod.
-fn roles(reader: &Reader<'_>, at: &At<'_>, names: &Names<'_>, pod: PodId, hops: &[HopPattern]) {
-    for hop in hops {
-        if let HopPattern::Exactly(Hop::Origin { role } | Hop::Socket { role, .. }) = hop {
-            let _known = names.process(reader, at, pod, role, "a hop");
+/// A role must be a process of the pod. A name in small letters without a port that is none is a chain, if the pod can
+/// have such chains.
+fn named(
+    reader: &Reader<'_>,
+    at: &At<'_>,
+    names: &Names<'_>,
+    pod: PodId,
+    hops: Vec<HopPattern>,
+) -> Vec<HopPattern> {
+    let known = names.pod_of(pod);
+    let is_process = |name: &str| {
+        RESERVED_ROLES.contains(&name) || known.containers.iter().any(|container| container.name == name)
+    };
+    let has_small_chains = known.custom_rules.is_some() || known.backend() == Some(Backend::Nftables);
+    let one = |hop| match hop {
+        HopPattern::Exactly(Hop::Origin { role }) if has_small_chains && !is_process(&role) => {
+            HopPattern::AnyRuleOf(role)
         }
-    }
+        HopPattern::AnyRuleOf(name) if is_role(&name) && (is_process(&name) || !has_small_chains) => {
+            reader.wrong(at, &NotationError::OriginNotFirst(name.clone()).to_string(), "");
+            HopPattern::AnyRuleOf(name)
+        }
+        hop @ HopPattern::Exactly(Hop::Origin { .. } | Hop::Socket { .. }) => {
+            if let HopPattern::Exactly(Hop::Origin { role } | Hop::Socket { role, .. }) = &hop {
+                let _known = names.process(reader, at, pod, role, "a hop");
+            }
+            hop
+        }
+        other @ (HopPattern::Exactly(Hop::Hook(_) | Hop::Rule { .. } | Hop::End(_))
+        | HopPattern::AnyRuleOf(_)) => other,
+    };
+    hops.into_iter().map(one).collect()
 }
 
 /// An expectation that a step of this kind can never meet is a mistake.

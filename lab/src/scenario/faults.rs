@@ -41,7 +41,7 @@ pub(super) fn read(reader: &Reader<'_>, name: &str, at: At<'_>, names: &Names<'_
             )?;
             let modes = [("verify", RulesRerun::Verify), ("blindly", RulesRerun::Blindly)];
             let mode = reader.word(again, &modes)?;
-            let has_rules = names.pod_of(pod).sidecar.as_ref().is_some_and(|it| it.intercept);
+            let has_rules = names.pod_of(pod).has_rules();
             if !has_rules {
                 reader.wrong(&at, "this pod has no rules", "name a pod with a sidecar");
                 return None;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_yaml::{Mapping, Value};
 
+use super::custom::Files;
 use super::mistake::{self, Loaded, Mistake, Mistakes, Warning};
 use super::model::{Location, Scenario};
 use super::source::{self, Index, Place};
@@ -37,6 +38,7 @@ pub(super) struct Reader<'a> {
     text: &'a str,
     root: Value,
     index: Index,
+    files: Files,
     mistakes: RefCell<Vec<Mistake>>,
     warnings: RefCell<Vec<Warning>>,
 }
@@ -102,7 +104,7 @@ pub(super) fn suggestion(name: &str, what: &str, known: &[&str]) -> String {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(file: &'a str, text: &'a str) -> Result<Self, Mistakes> {
+    pub(super) fn new(file: &'a str, text: &'a str, files: Files) -> Result<Self, Mistakes> {
         let (root, index) = source::read(text).map_err(|error| {
             let mistake = Mistake {
                 place: error.place,
@@ -116,9 +118,15 @@ impl<'a> Reader<'a> {
             text,
             root,
             index,
+            files,
             mistakes: RefCell::default(),
             warnings: RefCell::default(),
         })
+    }
+
+    /// The text of a file that the scenario names, or why it cannot be had.
+    pub(super) fn file(&self, name: &str) -> Result<String, String> {
+        self.files.text(name)
     }
 
     pub(super) fn root(&self) -> At<'_> {
@@ -218,12 +226,7 @@ impl<'a> Reader<'a> {
         let fields = self.any_map(at)?;
         for (name, value) in fields.all() {
             if !known.contains(&name.as_str()) {
-                let later = LATER.contains(&name.as_str());
-                let what = if later {
-                    format!("`{name}` is not supported yet")
-                } else {
-                    format!("unknown field `{name}`")
-                };
+                let what = format!("unknown field `{name}`");
                 self.wrong_name(&value.path, what, suggestion(&name, "the fields here", known));
             }
         }
@@ -332,9 +335,6 @@ impl<'a> Reader<'a> {
         parsed
     }
 }
-
-/// Names that come with the format, and that no version here does anything with yet.
-const LATER: [&str; 1] = ["customRules"];
 
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;

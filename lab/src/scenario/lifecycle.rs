@@ -308,14 +308,15 @@ impl StartOrder {
         let mut main: Vec<ProcessName> = kind(|container| container.kind == ContainerKind::Main)
             .map(ProcessName::Container)
             .collect();
+        let rules = (pod.has_rules() && !pod.life.cni).then_some(InitStep::Rules);
         let Some(sidecar) = &pod.sidecar else {
+            init.extend(rules);
             return Self {
-                cni: false,
+                cni: pod.has_rules() && pod.life.cni,
                 init,
                 main,
             };
         };
-        let rules = (sidecar.intercept && !pod.life.cni).then_some(InitStep::Rules);
         if sidecar.life.native {
             init.insert(0, InitStep::Native(ProcessName::Agent));
             if let Some(rules) = rules {
@@ -331,7 +332,7 @@ impl StartOrder {
             main.insert(place, ProcessName::Agent);
         }
         Self {
-            cni: sidecar.intercept && pod.life.cni,
+            cni: pod.has_rules() && pod.life.cni,
             init,
             main,
         }

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use iptables::annotations::from_annotations;
-use iptables::options::{Backend, DnsCapture, Interception, Mode};
+use iptables::options::{DnsCapture, Interception, Mode};
 use iptables::raw::{Mistake, Raw, Start, Text};
 use serde_yaml::Value;
 
+use super::custom::{self, CustomRules};
 use super::families::{self, IpFamilies, IpFamily};
 use super::fields::{At, Reader};
 use super::model::{InboundCluster, Mesh, OutboundTrafficPolicy, ProxyKind};
@@ -124,12 +125,30 @@ pub(super) fn raw(reader: &Reader<'_>, at: At<'_>) -> Raw {
     raw
 }
 
+/// The file of `customRules`, where the pod or else the mesh names it.
+pub(super) fn custom_rules(
+    reader: &Reader<'_>,
+    pod_at: &At<'_>,
+    interception: &Interception,
+) -> Option<CustomRules> {
+    let file = interception.custom_rules.as_ref()?.display().to_string();
+    let mut path = format!("{}.interception.customRules", pod_at.path);
+    if !reader.has(&path) {
+        "mesh.interception.customRules".clone_into(&mut path);
+    }
+    let at = At {
+        value: &Value::Null,
+        path,
+    };
+    custom::read(reader, &at, &file, interception.backend)
+}
+
 /// Mesh, pod and annotations in rising priority, checked; the second is false in mode NONE.
 pub(super) fn interception(
     reader: &Reader<'_>,
     pod_at: &At<'_>,
     own: Option<(Raw, At<'_>)>,
-    mesh: &MeshRead,
+    mesh: &Raw,
     (annotations, families): (&BTreeMap<String, String>, IpFamilies),
 ) -> Option<(Interception, bool)> {
     let tell = |mistakes: Vec<Mistake>| {
@@ -162,12 +181,12 @@ pub(super) fn interception(
         }
     };
     let own = own.map(|(raw, _)| raw).unwrap_or_default();
-    let mut written = annotated.or(own).or(mesh.interception.clone());
+    let mut written = annotated.or(own).or(mesh.clone());
     // Istio finds it by the pod's addresses (with `ISTIO_DUAL_STACK`: by all of them).
     let has_ipv6 = families.has(IpFamily::V6);
-    written
-        .enable_ipv6
-        .get_or_insert_with(|| Text(has_ipv6.to_string()));
+    if has_ipv6 && written.custom_rules.is_none() {
+        written.enable_ipv6.get_or_insert_with(|| Text("true".to_owned()));
+    }
     let interception = match written.resolve(Start::Injector) {
         Ok(interception) => interception,
         Err(mistakes) => {
@@ -182,12 +201,6 @@ pub(super) fn interception(
             instead,
         );
     };
-    if matches!(interception.mode, Mode::Tproxy(_)) {
-        not_yet("mode TPROXY", "write `mode: REDIRECT` or `mode: NONE`");
-    }
-    if interception.backend == Backend::Nftables {
-        not_yet("backend nftables", "write `backend: iptables`");
-    }
     if matches!(interception.dns, DnsCapture::Servers(_) | DnsCapture::All) {
         not_yet("DNS capture", "leave redirectDNS and captureAllDNS out");
     }
@@ -199,5 +212,9 @@ pub(super) fn interception(
         );
     }
     let intercept = interception.mode != Mode::None;
+    if interception.custom_rules.is_some() && !intercept {
+        let what = "both customRules and mode NONE, which installs no rules";
+        reader.wrong(pod_at, what, "leave one of them out");
+    }
     Some((interception, intercept))
 }

@@ -1,9 +1,11 @@
 //! Scenario files: text with spans -> values -> a checked scenario, or every mistake at once.
 
+pub mod custom;
 pub mod lifecycle;
 
 pub mod families;
 pub mod model;
+pub mod mutate;
 pub mod race;
 
 pub mod mistake;
@@ -30,6 +32,7 @@ use std::path::Path;
 pub use mistake::{LoadError, Loaded, Mistakes, Warning};
 pub use schema::schema;
 
+use custom::Files;
 use fields::{At, Fields, Reader};
 use model::Scenario;
 use names::Names;
@@ -54,7 +57,7 @@ const FIELDS: &[&str] = &[
 pub fn load(path: &Path) -> Result<(String, Loaded), LoadError> {
     let file = path.display().to_string();
     let text = read(path)?;
-    let loaded = parse(&file, &text).map_err(LoadError::Mistakes)?;
+    let loaded = parse_with(&file, &text, Files::beside(path)).map_err(LoadError::Mistakes)?;
     Ok((text, loaded))
 }
 
@@ -84,13 +87,18 @@ fn read(path: &Path) -> Result<String, LoadError> {
 pub fn load_race(path: &Path) -> Result<(String, race::Race), LoadError> {
     let file = path.display().to_string();
     let text = read(path)?;
-    let race = race::parse(&file, &text).map_err(LoadError::Mistakes)?;
+    let race = race::parse_with(&file, &text, Files::beside(path)).map_err(LoadError::Mistakes)?;
     Ok((text, race))
 }
 
-/// Checks the text of a file. Nothing is created.
+/// Checks a text that names no other file. Nothing is created.
 pub fn parse(file: &str, text: &str) -> Result<Loaded, Mistakes> {
-    let reader = Reader::new(file, text)?;
+    parse_with(file, text, Files::Nowhere)
+}
+
+/// Checks the text of a file, which may name others. Nothing is created.
+pub fn parse_with(file: &str, text: &str, files: Files) -> Result<Loaded, Mistakes> {
+    let reader = Reader::new(file, text, files)?;
     let scenario = scenario(&reader, reader.root(), file);
     reader.finish(scenario)
 }

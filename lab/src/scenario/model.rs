@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use iptables::options::Interception;
+use iptables::options::{Backend, Interception};
 use serde::{Deserialize, Serialize};
 
+use super::custom::CustomRules;
 use super::families::{IpFamilies, IpFamily};
 use super::lifecycle::{Clock, ContainerKind, ContainerLife, Phase, PodLife, ProbeKind, ProxyLife};
 use crate::path::{HopPattern, LegPattern};
@@ -234,6 +235,8 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
     /// Its sidecar, or none (`sidecar: false`, or annotation/label `sidecar.istio.io/inject: "false"`).
     pub sidecar: Option<Sidecar>,
+    /// Rules of the user's own in the place of Istio's; a pod without a sidecar may have them too.
+    pub custom_rules: Option<CustomRules>,
     /// Containers, at least one; init containers come after the pod's own.
     pub containers: Vec<Container>,
     /// Gates that start closed.
@@ -255,6 +258,13 @@ pub struct Sidecar {
     pub interception: Interception,
     /// Whether rules are installed at all (`mode: NONE` = not).
     pub intercept: bool,
+    /// Who agent and data plane run as: 1337, or 0 in mode TPROXY, as Istio's injector has it, unless a container
+    /// `istio-proxy` says otherwise.
+    pub run_as_user: u32,
+    /// Their group.
+    pub run_as_group: u32,
+    /// A change of its rules, by its number among all that there are (`lab rules mutate`).
+    pub mutation: Option<usize>,
     /// How it lives.
     pub life: ProxyLife,
 }
@@ -818,6 +828,14 @@ impl Scenario {
         within(&self.steps, id)
     }
 
+    /// The files that it names: texts by names.
+    pub fn files(&self) -> BTreeMap<String, String> {
+        let rules = self.pods.iter().filter_map(|pod| pod.custom_rules.as_ref());
+        rules
+            .map(|rules| (rules.file.clone(), rules.text.clone()))
+            .collect()
+    }
+
     /// All pods with their ids.
     pub fn pods_with_ids(&self) -> impl Iterator<Item = (PodId, &Pod)> {
         self.pods
@@ -842,6 +860,18 @@ impl Scenario {
 }
 
 impl Pod {
+    /// Whether interception rules are installed in it.
+    pub fn has_rules(&self) -> bool {
+        self.custom_rules.is_some() || self.sidecar.as_ref().is_some_and(|sidecar| sidecar.intercept)
+    }
+
+    /// The tool that loads its rules, if it has any.
+    pub fn backend(&self) -> Option<Backend> {
+        let sidecar = self.sidecar.as_ref().filter(|sidecar| sidecar.intercept);
+        let custom = self.custom_rules.as_ref().map(|rules| rules.backend);
+        custom.or_else(|| sidecar.map(|sidecar| sidecar.interception.backend))
+    }
+
     /// The container of this id.
     pub fn container(&self, id: ContainerId) -> &Container {
         &self.containers[id.0]

@@ -174,7 +174,8 @@ pub(super) fn one_gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gat
         _ => None,
     };
     if let Some(gate) = fixed {
-        if pod.sidecar.is_none() {
+        let has = pod.sidecar.is_some() || (gate == Gate::Rules && pod.has_rules());
+        if !has {
             reader.wrong(
                 &at,
                 &format!("gate `{text}`: pod `{}` has no sidecar", pod.name),

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+use iptables::options::Mode;
+use iptables::raw::Raw;
+
+use super::custom::CustomRules;
 use super::families::{self, IpFamilies};
 use super::fields::{At, Fields, Reader};
 use super::lifecycle::{ContainerKind, Handler, INIT, PROXY, ProxyLife};
@@ -14,6 +18,7 @@ use super::names::{gates, label};
 use super::pieces;
 use super::services::{status, texts};
 use crate::path::RESERVED_ROLES;
+use crate::plan::PROXY_USER;
 
 /// Ports of the sidecar, which its pod's own servers cannot have.
 const SIDECAR_PORTS: [u16; 9] = [15000, 15001, 15006, 15008, 15010, 15020, 15021, 15053, 15090];
@@ -149,7 +154,12 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
         annotations: &annotations,
         ip_families,
     };
-    let mut sidecar = sidecar(reader, &at, &fields, &annotated, mesh).map(|sidecar| Sidecar {
+    let injected = sidecar(reader, &at, &fields, &annotated, mesh);
+    let custom_rules = match &injected {
+        Some(sidecar) => mesh::custom_rules(reader, &at, &sidecar.interception),
+        None => own_rules(reader, &at, &fields, ip_families),
+    };
+    let mut sidecar = injected.map(|sidecar| Sidecar {
         life: proxy_life,
         ..sidecar
     });
@@ -163,14 +173,17 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
     };
     containers(reader, &at, &fields, &defaults, &mut found);
     ordered |= found.lives;
-    if let (Some(sidecar), Some(pre_stop)) = (&mut sidecar, found.proxy_pre_stop) {
-        sidecar.life.pre_stop = Some(pre_stop);
+    if let Some(sidecar) = &mut sidecar {
+        sidecar.life.pre_stop = found.proxy_pre_stop.or(sidecar.life.pre_stop.take());
+        sidecar.run_as_user = found.proxy_security.user.unwrap_or(sidecar.run_as_user);
+        sidecar.run_as_group = found.proxy_security.group.unwrap_or(sidecar.run_as_group);
     }
     let mut pod = Pod {
         name,
         labels,
         annotations,
         sidecar,
+        custom_rules,
         containers: found.all,
         hold: Vec::new(),
         sysctls: defaults.sysctls,
@@ -217,15 +230,43 @@ fn sidecar(
     if !wanted {
         return None;
     }
-    let (interception, intercept) =
-        mesh::interception(reader, at, own, mesh, (of.annotations, of.ip_families))?;
+    let (interception, intercept) = mesh::interception(
+        reader,
+        at,
+        own,
+        &mesh.interception,
+        (of.annotations, of.ip_families),
+    )?;
+    let run_as_user = match interception.mode {
+        Mode::Tproxy(_) => 0,
+        Mode::Redirect | Mode::None => PROXY_USER,
+    };
     Some(Sidecar {
         proxy,
         interception,
         intercept,
+        run_as_user,
+        run_as_group: PROXY_USER,
+        mutation: None,
         // By annotations: see `pod`.
         life: ProxyLife::default(),
     })
+}
+
+/// The rules that a pod without a sidecar asks for itself: another mesh's.
+fn own_rules(
+    reader: &Reader<'_>,
+    at: &At<'_>,
+    fields: &Fields<'_>,
+    families: IpFamilies,
+) -> Option<CustomRules> {
+    let own_at = fields.get("interception")?;
+    let own = mesh::raw(reader, own_at.clone());
+    own.custom_rules.as_ref()?;
+    let own = Some((own, own_at));
+    let none = (&BTreeMap::new(), families);
+    let (interception, _) = mesh::interception(reader, at, own, &Raw::default(), none)?;
+    mesh::custom_rules(reader, at, &interception)
 }
 
 /// Who a container runs as.
@@ -309,6 +350,8 @@ struct Containers {
     lives: bool,
     /// What the container `istio-proxy` does before it is stopped.
     proxy_pre_stop: Option<Handler>,
+    /// Who it says that it runs as.
+    proxy_security: Security,
 }
 
 fn containers(
@@ -359,6 +402,9 @@ fn container(
             reader.wrong(&name_at, "a pod without a sidecar has no istio-proxy", "");
         }
         found.proxy_pre_stop = life.pre_stop;
+        if let Some(at) = fields.get("securityContext") {
+            found.proxy_security = security(reader, at);
+        }
         return;
     }
     if RESERVED_ROLES.contains(&name.as_str()) || name == INIT {

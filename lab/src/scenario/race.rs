@@ -1,5 +1,6 @@
 //! Race files: a scenario without steps, and the events whose order is to be explored.
 
+use super::custom::Files;
 use super::fields::{At, Fields, Reader, suggestion};
 use super::mistake::Mistakes;
 use super::model::{Action, ContainerId, Gate, Location, PodId, ProcessName, Scenario, Step};
@@ -50,7 +51,12 @@ impl Event {
 
 /// Reads and checks the text of a race file.
 pub fn parse(file: &str, text: &str) -> Result<Race, Mistakes> {
-    let reader = Reader::new(file, text)?;
+    parse_with(file, text, Files::Nowhere)
+}
+
+/// The same of a text that may name other files.
+pub fn parse_with(file: &str, text: &str, files: Files) -> Result<Race, Mistakes> {
+    let reader = Reader::new(file, text, files)?;
     let race = super::mesh_of(&reader, reader.root(), file).and_then(|(scenario, fields)| {
         let Some(at) = fields.get("race") else {
             reader.wrong(

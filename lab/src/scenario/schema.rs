@@ -25,7 +25,17 @@ pub fn schema() -> Value {
     let duration = json!({ "type": "string", "pattern": "^[0-9.]+(us|ms|s|m|h)$" });
     let interception: serde_json::Map<String, Value> = iptables::raw::Raw::NAMES
         .iter()
-        .map(|name| ((*name).to_owned(), json!({})))
+        .map(|name| {
+            let value = match *name {
+                "mode" => json!({ "enum": ["REDIRECT", "TPROXY", "NONE"] }),
+                "backend" => json!({ "enum": ["iptables", "nftables"] }),
+                "customRules" => {
+                    json!({ "type": "string", "description": "A file of rules, from the scenario's directory" })
+                }
+                _ => json!({}),
+            };
+            ((*name).to_owned(), value)
+        })
         .collect();
     let interception = object(Value::Object(interception), &[]);
     let piece = object(

@@ -134,13 +134,43 @@ fn each_mistake_is_told_at_its_place() {
     refused(
         "sidecar: false,",
         "sidecar: false, customRules: {},",
-        "not supported yet",
+        "unknown field `customRules`",
     );
     refused(
         "sidecar: false,",
-        "interception: {mode: TPROXY},",
-        "TPROXY is not supported",
+        "interception: {mode: TPROXI},",
+        "write REDIRECT, TPROXY or NONE",
     );
+    refused(
+        "expect: {status: 200,",
+        "expect: {status: 200, body: {contains: '${web-v9.ip}'},",
+        "`${web-v9.ip}` names pod `web-v9`",
+    );
+}
+
+/// Istio's injector: root in mode TPROXY, 1337 otherwise, its group always 1337; a container `istio-proxy` is merged in.
+#[test]
+fn the_sidecars_user_depends_on_the_mode_and_on_istio_proxy() {
+    const POD: &str =
+        "pods: [{name: a, POD containers: [CONTAINER {name: a}]}]\nsteps: [{wait: {ready: a}}]\n";
+    let user = |mesh: &str, pod: &str, container: &str| {
+        let text = POD.replace("POD ", pod).replace("CONTAINER ", container);
+        let text = format!("mesh: {{interception: {{mode: {mesh}}}}}\n{text}");
+        let loaded = parse("x.yaml", &text).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));
+        let sidecar = loaded.scenario.pods[0].sidecar.clone().unwrap();
+        (sidecar.run_as_user, sidecar.run_as_group)
+    };
+    let annotated = "annotations: {sidecar.istio.io/interceptionMode: TPROXY}, ";
+    let own =
+        |security: &str| format!("{{name: istio-proxy, image: auto, securityContext: {{{security}}}}}, ");
+    assert_eq!(user("REDIRECT", "", ""), (1337, 1337));
+    assert_eq!(user("TPROXY", "", ""), (0, 1337));
+    assert_eq!(user("REDIRECT", annotated, ""), (0, 1337));
+    assert_eq!(user("TPROXY", "interception: {mode: NONE}, ", ""), (1337, 1337));
+    // The pod's own is not the injected container's.
+    assert_eq!(user("TPROXY", "securityContext: {runAsUser: 7}, ", ""), (0, 1337));
+    assert_eq!(user("TPROXY", "", &own("runAsUser: 1337")), (1337, 1337));
+    assert_eq!(user("REDIRECT", "", &own("runAsUser: 7, runAsGroup: 8")), (7, 8));
 }
 
 #[test]
@@ -196,10 +226,16 @@ steps: [{exec: {from: web, command: ['true']}}]
 fn shipped_scenarios_have_no_mistakes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut number = 0;
-    for dir in ["scenarios", "scenarios/races", "tests/conformance/cases"] {
+    for dir in [
+        "scenarios",
+        "scenarios/races",
+        "scenarios/interception",
+        "tests/conformance/cases",
+    ] {
         for entry in std::fs::read_dir(root.join(dir)).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() || path.to_string_lossy().ends_with(".race.yaml") {
+            let name = path.to_string_lossy();
+            if !name.ends_with(".yaml") || name.ends_with(".race.yaml") {
                 continue;
             }
             let (_, loaded) = load(&path).unwrap_or_else(|error| panic!("{}", error.render()));

@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use iptables::options::Backend;
+
+use crate::scenario::model::{Pod, Scenario};
+
 /// What this machine lacks.
 #[derive(Debug, thiserror::Error)]
 pub enum Missing {
@@ -29,6 +33,14 @@ pub enum Missing {
     /// iptables.
     #[error("{0}")]
     Iptables(String),
+    /// nft, which only some scenarios need.
+    #[error("pod `{pod}` has `backend: nftables`: {why}")]
+    Nft {
+        /// A pod that needs it.
+        pod: String,
+        /// Where it was looked for, and what to install.
+        why: String,
+    },
 }
 
 /// `CAP_NET_ADMIN`, `CAP_SYS_ADMIN` and so on by number (capabilities(7)).
@@ -59,6 +71,24 @@ pub fn check() -> Result<(), Missing> {
     }
     iptables::apply::Tool::find().map_err(|error| Missing::Iptables(error.to_string()))?;
     Ok(())
+}
+
+/// A pod whose rules nft loads, if there is one.
+pub fn needs_nft(scenario: &Scenario) -> Option<&Pod> {
+    let mut pods = scenario.pods.iter();
+    pods.find(|pod| pod.backend() == Some(Backend::Nftables))
+}
+
+/// Looks for nft if this scenario needs it.
+pub fn nft(scenario: &Scenario) -> Result<(), Missing> {
+    let Some(pod) = needs_nft(scenario) else {
+        return Ok(());
+    };
+    let missing = |error: iptables::apply::ToolError| Missing::Nft {
+        pod: pod.name.clone(),
+        why: error.to_string(),
+    };
+    iptables::apply::find_nft().map(drop).map_err(missing)
 }
 
 /// `CapEff` of /proc/self/status; what cannot be read is not held against the machine here.

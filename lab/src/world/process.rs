@@ -15,7 +15,7 @@ use tokio::net::unix::pipe;
 use super::entry::beyond_reserved;
 use super::pod::PodSpace;
 use crate::net::netns::{self, NetNs};
-use crate::sys::{self, ConfineStep, Confinement};
+use crate::sys::{self, Capabilities, ConfineStep, Confinement};
 
 /// Where programs are looked for in a pod.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -33,6 +33,8 @@ pub struct Spec {
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// The capabilities that it keeps.
+    pub capabilities: Capabilities,
     /// Environment, beyond what every process of the pod gets.
     pub env: Vec<(String, String)>,
     /// Standard input.
@@ -187,6 +189,7 @@ pub fn spawn(pod: &PodSpace, spec: Spec) -> Result<Process, Error> {
         uid,
         gid,
         groups,
+        capabilities,
         env,
         stdin,
         inherit,
@@ -228,6 +231,7 @@ pub fn spawn(pod: &PodSpace, spec: Spec) -> Result<Process, Error> {
             uid,
             gid,
             groups,
+            capabilities,
             inherit,
             failed_step: step_write.into(),
         },

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost}
 use serde_json::{Value, json};
 
 use crate::config::cluster::{ClusterConfig, Discovery};
-use crate::config::listener::{ListenerConfig, NetworkFilter, Routes};
+use crate::config::listener::{ListenerConfig, NetworkFilter, Routes, Socket};
 use crate::data_plane::Proxy;
 use crate::upstream::Cluster;
 use crate::upstream::host::Host;
@@ -302,8 +302,9 @@ fn listener(config: &ListenerConfig) -> Value {
     let mut value = json!({
         "name": config.name,
         "address": config.addresses.first().map(|address| socket(*address)),
-        "bind_to_port": config.bound,
+        "bind_to_port": config.socket != Socket::Nothing,
         "use_original_dst": config.hands_off,
+        "transparent": config.socket == Socket::Transparent,
         "filter_chains": config.chains.iter().map(|it| chain(it)).collect::<Vec<_>>(),
         "default_filter_chain": config.default_chain.as_ref().map(|it| chain(it)),
     });

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::Shared;
+use super::{Life, Shared};
 use crate::within::within;
 
 /// Where the data plane's metrics are.
@@ -122,6 +122,7 @@ pub(super) async fn watch(shared: Rc<Shared>) {
     let silent = Condition::Silent(String::new()).event();
     let (mut life, mut was) = (shared.life.get(), silent);
     let mut pause = IMPATIENT;
+    let mut timed: Option<Life> = None;
     loop {
         let asked = shared.life.get();
         if !asked.runs {
@@ -138,6 +139,9 @@ pub(super) async fn watch(shared: Rc<Shared>) {
             }
             let is = condition.event();
             if std::mem::replace(&mut was, is) != is {
+                if matches!(condition, Condition::Ready) && timed.replace(asked) != Some(asked) {
+                    shared.startup.set(Some(shared.begun.get().elapsed()));
+                }
                 shared.events.tell(&json!({ "event": is }));
             }
         }
@@ -231,5 +235,13 @@ async fn metrics(shared: &Shared) -> String {
          # HELP istio_agent_uptime_seconds Since the agent started.\n\
          # TYPE istio_agent_uptime_seconds gauge\nistio_agent_uptime_seconds {uptime}\n"
     ));
+    if let Some(startup) = shared.startup.get() {
+        text.push_str(&format!(
+            "# HELP istio_agent_data_plane_startup_seconds From the start of the data plane's process to its readiness.\n\
+             # TYPE istio_agent_data_plane_startup_seconds gauge\n\
+             istio_agent_data_plane_startup_seconds {}\n",
+            startup.as_secs_f64()
+        ));
+    }
     text
 }

@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -81,6 +82,10 @@ pub(crate) struct Shared {
     /// What is the data plane, if it is not this program.
     pub(crate) envoy: Option<Envoy>,
     pub(crate) life: Cell<Life>,
+    /// When the data plane was started last.
+    pub(crate) begun: Cell<Instant>,
+    /// How long the last one that became ready took for it, from its start.
+    pub(crate) startup: Cell<Option<Duration>>,
     /// Rung when the data plane starts or ends, and when something passed the relay after which it may be ready.
     pub(crate) moved: watch::Sender<u64>,
     /// True once the agent is to end.
@@ -91,6 +96,7 @@ pub(crate) struct Shared {
 pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let bootstrap = Bootstrap {
         concurrency: args.concurrency,
+        interception_mode: args.interception_mode,
         ..Bootstrap::of_pod(&args.node_id, &args.instance_ips)
     };
     let bind = |address, families| {
@@ -120,6 +126,8 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
         probers,
         envoy,
         life: Cell::new(Life::default()),
+        begun: Cell::new(Instant::now()),
+        startup: Cell::new(None),
         moved: watch::Sender::new(0),
         quit: watch::Sender::new(false),
     });

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use futures_util::{Stream, StreamExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -33,9 +33,11 @@ pub(super) async fn serve(shared: Rc<Shared>, socket: TcpListener) {
         moved: shared.moved.clone(),
     };
     let service = AggregatedDiscoveryServiceServer::new(relay).max_decoding_message_size(64 << 20);
+    // Without it, the end of a long response waits for the delayed acknowledgement of its beginning: 40 ms.
+    let incoming = TcpIncoming::from(socket).with_nodelay(Some(true));
     let served = Server::builder()
         .add_service(service)
-        .serve_with_incoming(TcpListenerStream::new(socket))
+        .serve_with_incoming(incoming)
         .await;
     if let Err(error) = served {
         crate::data_plane::log(&format!("xDS relay: {error}"));

@@ -34,9 +34,10 @@ pub(super) async fn run(
     }
     let mut pause = Duration::ZERO;
     loop {
+        let started = Instant::now();
+        shared.begun.set(started);
         let mut child = start(shared, &exec)?;
         shared.turn(true);
-        let started = Instant::now();
         shared
             .events
             .tell(&json!({ "event": "data-plane-started", "pid": child.id() }));
@@ -87,7 +88,8 @@ fn builtin(shared: &Shared, exec: &[String]) -> std::process::Command {
     command
         .args(exec)
         .args(["data-plane", "--node-id", &shared.args.node_id])
-        .args(["--concurrency", &concurrency]);
+        .args(["--concurrency", &concurrency])
+        .args(["--interception-mode", shared.args.interception_mode.name()]);
     if !shared.args.instance_ips.is_empty() {
         let all: Vec<String> = shared.args.instance_ips.iter().map(ToString::to_string).collect();
         command.args(["--instance-ips", &all.join(",")]);

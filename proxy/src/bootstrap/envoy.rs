@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::{Bootstrap, LOG_FIELDS, StaticRoute};
+use super::{Bootstrap, INTERCEPTION_MODE, LOG_FIELDS, StaticRoute};
 
 /// The cluster of the agent's xDS.
 const XDS: &str = "xds-grpc";
@@ -58,6 +58,7 @@ impl Bootstrap {
                 "NAMESPACE": namespace,
                 "CLUSTER_ID": "Kubernetes",
                 "INSTANCE_IPS": ips.join(","),
+                INTERCEPTION_MODE: self.interception_mode.name(),
                 "PROXY_CONFIG": { "concurrency": self.concurrency },
             },
         })
@@ -173,6 +174,7 @@ mod tests {
             (&json!("web-v1"), &json!("default"))
         );
         assert_eq!(metadata["INSTANCE_IPS"], "10.244.0.7");
+        assert_eq!(metadata["INTERCEPTION_MODE"], "REDIRECT");
         for kind in ["lds_config", "cds_config"] {
             // As long as it takes: a held gate is no error.
             assert_eq!(json["dynamic_resources"][kind]["initial_fetch_timeout"], "0s");
@@ -183,6 +185,23 @@ mod tests {
         assert_eq!(
             xds["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"],
             json!({ "address": "127.0.0.1", "port_value": 15010 })
+        );
+    }
+
+    #[test]
+    fn both_kinds_of_data_plane_say_how_connections_get_in() {
+        let bootstrap = Bootstrap {
+            interception_mode: super::super::InterceptionMode::Tproxy,
+            ..Bootstrap::istio("sidecar~10.244.0.7~web-v1.default~default.svc.cluster.local")
+        };
+        assert_eq!(
+            bootstrap.envoy_json()["node"]["metadata"][INTERCEPTION_MODE],
+            "TPROXY"
+        );
+        let metadata = bootstrap.node().metadata.unwrap();
+        assert_eq!(
+            metadata.fields[INTERCEPTION_MODE].kind,
+            Some(Kind::StringValue("TPROXY".to_owned()))
         );
     }
 

@@ -66,6 +66,9 @@ const LOG_FIELDS: [(&str, &str); 26] = [
     ("user_agent", "%REQ(USER-AGENT)%"),
 ];
 
+/// The metadata of a node that say how connections get in.
+const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
+
 /// What a data plane is told when it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bootstrap {
@@ -85,6 +88,31 @@ pub struct Bootstrap {
     pub instance_ips: Vec<IpAddr>,
     /// Worker threads.
     pub concurrency: NonZeroU16,
+    /// How connections come in.
+    pub interception_mode: InterceptionMode,
+}
+
+/// How connections get into a sidecar, as the node's metadata tell the control plane (`INTERCEPTION_MODE`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum InterceptionMode {
+    /// Their destination is rewritten.
+    Redirect,
+    /// They keep both their addresses.
+    Tproxy,
+    /// Not at all.
+    None,
+}
+
+impl InterceptionMode {
+    /// In Istio's words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Redirect => "REDIRECT",
+            Self::Tproxy => "TPROXY",
+            Self::None => "NONE",
+        }
+    }
 }
 
 /// The addresses of a pod of these families: 127.0.0.1 and 0.0.0.0, or `::1` and `::` where the first is IPv6 (Istio's
@@ -154,6 +182,7 @@ impl Bootstrap {
             health: any(15021),
             instance_ips,
             concurrency: NonZeroU16::MIN,
+            interception_mode: InterceptionMode::Redirect,
         }
     }
 
@@ -174,6 +203,12 @@ impl Bootstrap {
             id: self.node_id.clone(),
             cluster: self.service().to_owned(),
             user_agent_name: "lab-proxy".to_owned(),
+            metadata: Some(Struct {
+                fields: HashMap::from([(
+                    INTERCEPTION_MODE.to_owned(),
+                    string(self.interception_mode.name()),
+                )]),
+            }),
             ..Node::default()
         }
     }
@@ -334,16 +369,19 @@ fn static_listener(it: StaticRoute) -> Listener {
     }
 }
 
+fn string(text: &str) -> Value {
+    Value {
+        kind: Some(value::Kind::StringValue(text.to_owned())),
+    }
+}
+
 /// An access log in JSON on standard output, with the keys that the control plane's listeners have too.
 pub fn json_log(listener: &str) -> AccessLog {
-    let text = |text: &str| Value {
-        kind: Some(value::Kind::StringValue(text.to_owned())),
-    };
     let mut fields: HashMap<String, Value> = LOG_FIELDS
         .iter()
-        .map(|(name, operator)| ((*name).to_owned(), text(operator)))
+        .map(|(name, operator)| ((*name).to_owned(), string(operator)))
         .collect();
-    fields.insert("listener".to_owned(), text(listener));
+    fields.insert("listener".to_owned(), string(listener));
     let format = SubstitutionFormatString {
         format: Some(substitution_format_string::Format::JsonFormat(Struct { fields })),
         ..SubstitutionFormatString::default()

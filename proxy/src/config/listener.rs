@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as AccessLogProto,
 use envoy_types::pb::envoy::config::listener::v3 as proto;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate as predicate;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
+use envoy_types::pb::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager,
 };
@@ -30,8 +31,10 @@ pub struct ListenerConfig {
     pub name: String,
     /// Its addresses: one at least.
     pub addresses: Vec<SocketAddr>,
-    /// It has a socket of its own.
-    pub bound: bool,
+    /// What socket it has.
+    pub socket: Socket,
+    /// Hosts see the client's address, and this mark is on what is sent to them (0 = none).
+    pub original_src: Option<u32>,
     /// Connections that were redirected are handed to the listener of their original destination.
     pub hands_off: bool,
     /// TLS is looked for, but on these ports.
@@ -46,6 +49,17 @@ pub struct ListenerConfig {
     pub chains: Vec<Rc<FilterChain>>,
     /// What takes connections that no chain matches.
     pub default_chain: Option<Rc<FilterChain>>,
+}
+
+/// What socket a listener has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Socket {
+    /// None: other listeners hand it their connections.
+    Nothing,
+    /// One for connections to its address.
+    Plain,
+    /// One that takes connections to foreign addresses too, as TPROXY hands them over.
+    Transparent,
 }
 
 /// Destination ports for which a listener filter is off.
@@ -199,7 +213,8 @@ impl ListenerConfig {
         let mut config = Self {
             name: name.clone(),
             addresses,
-            bound: listener.bind_to_port.as_ref().is_none_or(|bind| bind.value),
+            socket: socket(listener),
+            original_src: None,
             hands_off: listener
                 .use_original_dst
                 .as_ref()
@@ -244,6 +259,14 @@ impl ListenerConfig {
             }
             // The original destination is always read: a connection that was not redirected has none.
             "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => {}
+            "envoy.extensions.filters.listener.original_src.v3.OriginalSrc" => {
+                let config: OriginalSrc = unpack(&self.name, "listener_filters", any)?;
+                if config.bind_port {
+                    let reason = "original_src: bind_port is not supported";
+                    return Err(Refused::new(&self.name, "listener_filters", reason));
+                }
+                self.original_src = Some(config.mark);
+            }
             _ => {
                 let reason = format!(
                     "didn't find a registered implementation for type {}",
@@ -295,6 +318,15 @@ fn narrow(left: &mut Vec<&Rc<FilterChain>>, exact: impl Fn(&Wanted) -> bool, any
         left.retain(|chain| exact(&chain.wanted));
     } else {
         left.retain(|chain| any(&chain.wanted));
+    }
+}
+
+fn socket(listener: &proto::Listener) -> Socket {
+    let has_one = listener.bind_to_port.as_ref().is_none_or(|bind| bind.value);
+    match &listener.transparent {
+        _ if !has_one => Socket::Nothing,
+        Some(transparent) if transparent.value => Socket::Transparent,
+        _ => Socket::Plain,
     }
 }
 
@@ -513,7 +545,8 @@ mod tests {
         ListenerConfig {
             name: "l".to_owned(),
             addresses: vec![([0, 0, 0, 0], 15006).into()],
-            bound: true,
+            socket: Socket::Plain,
+            original_src: None,
             hands_off: false,
             tls_inspector: None,
             http_inspector: None,
@@ -552,5 +585,69 @@ mod tests {
         ]);
         assert!(listener.choose(7777, "raw_buffer", None).is_none());
         assert!(listener.choose(7777, "tls", None).is_some());
+    }
+
+    fn virtual_inbound(filter: OriginalSrc, bound: Option<bool>) -> Result<ListenerConfig, Refused> {
+        use envoy_types::pb::google::protobuf::BoolValue;
+        let tcp = TcpProxy {
+            cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster("c".to_owned())),
+            ..TcpProxy::default()
+        };
+        let original_src = proto::ListenerFilter {
+            config_type: Some(proto::listener_filter::ConfigType::TypedConfig(
+                envoy_types::util::pack_any(filter),
+            )),
+            ..proto::ListenerFilter::default()
+        };
+        let bootstrap = crate::bootstrap::Bootstrap::istio("sidecar~10.0.0.1~a.default~x");
+        let [prometheus, _] = bootstrap.listeners().try_into().unwrap();
+        ListenerConfig::from_proto(&proto::Listener {
+            listener_filters: vec![original_src],
+            transparent: Some(BoolValue { value: true }),
+            bind_to_port: bound.map(|value| BoolValue { value }),
+            default_filter_chain: Some(proto::FilterChain {
+                filters: vec![proto::Filter {
+                    config_type: Some(proto::filter::ConfigType::TypedConfig(
+                        envoy_types::util::pack_any(tcp),
+                    )),
+                    ..proto::Filter::default()
+                }],
+                ..proto::FilterChain::default()
+            }),
+            ..prometheus
+        })
+    }
+
+    #[test]
+    fn a_transparent_listener_and_its_mark_are_read() {
+        let marked = OriginalSrc {
+            mark: 1337,
+            ..OriginalSrc::default()
+        };
+        let config = virtual_inbound(marked, None).unwrap();
+        assert_eq!(
+            (config.socket, config.original_src),
+            (Socket::Transparent, Some(1337))
+        );
+        let config = virtual_inbound(OriginalSrc::default(), Some(true)).unwrap();
+        assert_eq!(
+            (config.socket, config.original_src),
+            (Socket::Transparent, Some(0))
+        );
+        // Without a socket there is nothing to be transparent.
+        assert_eq!(
+            virtual_inbound(marked, Some(false)).unwrap().socket,
+            Socket::Nothing
+        );
+    }
+
+    #[test]
+    fn the_clients_port_cannot_be_kept() {
+        let with_port = OriginalSrc {
+            bind_port: true,
+            ..OriginalSrc::default()
+        };
+        let said = virtual_inbound(with_port, None).unwrap_err().to_string();
+        assert!(said.contains("bind_port"), "{said}");
     }
 }

@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Frame};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncRead;
+use tokio::net::TcpStream;
+use tokio::net::tcp::WriteHalf;
 use tokio::time::Instant;
 
 use super::client::{BACKLOG, Client, write_out, write_piece};
@@ -22,7 +24,9 @@ use super::request_body::{Broken, Piece, RequestBody};
 use super::response_body::{Broke, ResponseBody};
 use super::stream_info::{Ridden, StreamInfo};
 use crate::access_log::Flags;
+use crate::addr::Source;
 use crate::config::listener::HttpConfig;
+use crate::splice;
 use crate::upstream::Cluster;
 use crate::upstream::connect::{ConnectError, connect_http1, connect_http2};
 use crate::upstream::counted::Counted;
@@ -35,6 +39,8 @@ pub(super) struct Request<'a> {
     pub config: &'a HttpConfig,
     /// The cluster.
     pub cluster: &'a Cluster,
+    /// From which address the host is to see it come, if not from this proxy's.
+    pub source: Option<Source>,
     /// The head, as it goes upstream.
     pub head: &'a RequestHead,
     /// The upgrade that passes through.
@@ -92,18 +98,30 @@ pub(super) async fn attempt(
     again: &dyn Fn(StatusCode) -> bool,
 ) -> Result<Answered, Failure> {
     if request.cluster.config.http2.speaks(request.head.http2) {
-        let connection = if let Some(connection) = host.http2() {
+        let connection = if let Some(connection) = host.http2(request.source) {
             connection
         } else {
-            let connection = connecting(request, body, connect_http2(request.cluster, host)).await?;
+            let connection = connecting(
+                request,
+                body,
+                connect_http2(request.cluster, host, request.source),
+            )
+            .await?;
             host.share(connection.clone());
             connection
         };
         return over_http2(request, connection, body, client, info, again).await;
     }
-    let mut connection = match host.take(&request.cluster.config) {
+    let mut connection = match host.take(&request.cluster.config, request.source) {
         Some(connection) => connection,
-        None => connecting(request, body, connect_http1(request.cluster, host)).await?,
+        None => {
+            connecting(
+                request,
+                body,
+                connect_http1(request.cluster, host, request.source),
+            )
+            .await?
+        }
     };
     Ok(
         match over_http1(request, &mut connection, body, client, info, again).await? {
@@ -257,12 +275,24 @@ async fn over_http1(
 
 /// Sends head and body; false if the host takes no more.
 async fn upload_http1(
-    write: &mut (impl AsyncWrite + Unpin),
+    write: &mut Counted<WriteHalf<'_>>,
     out: &mut BytesMut,
     framing: Framing,
     body: &mut RequestBody<'_>,
 ) -> Result<bool, Failure> {
     loop {
+        if body.has_long_rest() {
+            if write_out(write, out).await.is_err() {
+                return Ok(false);
+            }
+            let to: &TcpStream = write.inner().as_ref();
+            match body.pass_rest(to, |length| write.gave(length)).await {
+                // Short of its end, the next piece tells that the client is gone.
+                Ok(()) => {}
+                Err(splice::Broke::Writing) => return Ok(false),
+                Err(splice::Broke::Reading | splice::Broke::Reset) => return Err(Failure::ClientGone),
+            }
+        }
         // What is there already goes out together with what was gathered.
         let next = if let Some(next) = body.next().now_or_never() {
             next
@@ -373,7 +403,7 @@ async fn over_http2(
         headers: parts.headers,
     };
     let framing = http2_framing(&head, &incoming, request.head.method == Method::HEAD);
-    let mut answer = ResponseBody::<tokio::io::Empty>::Http2(incoming);
+    let mut answer = ResponseBody::Http2(incoming);
     let head = Head {
         response: head,
         framing,
@@ -438,10 +468,10 @@ struct Head {
 }
 
 /// Passes an answer on; false if it broke off. `upload` goes on beside it.
-async fn relay<R: AsyncRead + Unpin>(
+async fn relay(
     request: &Request<'_>,
     head: Head,
-    answer: &mut ResponseBody<'_, R>,
+    answer: &mut ResponseBody<'_>,
     client: &mut Client<'_>,
     info: &mut StreamInfo,
     mut upload: Pin<&mut impl Future<Output = Result<Failure, Failure>>>,
@@ -498,13 +528,20 @@ enum Cut {
     Failed(Failure),
 }
 
-async fn pass<R: AsyncRead + Unpin>(
-    answer: &mut ResponseBody<'_, R>,
-    client: &mut Client<'_>,
-    sent: &mut u64,
-) -> Result<(), Cut> {
+async fn pass(answer: &mut ResponseBody<'_>, client: &mut Client<'_>, sent: &mut u64) -> Result<(), Cut> {
     let mut batch = Batch::default();
     loop {
+        if answer.has_long_rest() && matches!(client, Client::Http1(_)) {
+            batch.push(client, sent).await?;
+            client.flush().await.map_err(|_gone| Cut::Client)?;
+            if let Client::Http1(to) = &*client {
+                let rest = answer.pass_rest(to.write.as_ref(), |length| *sent += length);
+                rest.await.map_err(|broke| match broke {
+                    splice::Broke::Writing => Cut::Client,
+                    splice::Broke::Reading | splice::Broke::Reset => Cut::Host,
+                })?;
+            }
+        }
         // What is there already goes out as one.
         let next = if let Some(next) = answer.next().now_or_never() {
             next

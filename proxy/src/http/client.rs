@@ -6,7 +6,9 @@ use std::io;
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::Response;
 use hyper::body::Frame;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use socket2::SockRef;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _, Interest};
+use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::oneshot;
 
@@ -44,6 +46,8 @@ pub(super) struct Http1Client<'a> {
     pub to_head: bool,
     /// The response says that the connection is closed after it.
     pub close: bool,
+    /// The client wants the connection closed after the response: its end and the connection's go in one segment.
+    last: bool,
     /// How the response's body ends.
     framing: Framing,
 }
@@ -69,6 +73,7 @@ impl<'a> Http1Client<'a> {
             out,
             to_head,
             close,
+            last: close,
             framing: Framing::None,
         }
     }
@@ -123,6 +128,26 @@ pub(super) async fn write_out(write: &mut (impl AsyncWrite + Unpin), out: &mut B
         out.clear();
     }
     Ok(())
+}
+
+/// Writes what is gathered. What fits is held back (`MSG_MORE`, tcp(7)) until the connection is closed, or pushed.
+async fn write_last(write: &mut OwnedWriteHalf, out: &mut BytesMut) -> io::Result<()> {
+    let stream: &TcpStream = (*write).as_ref();
+    let sent = stream.try_io(Interest::WRITABLE, || {
+        SockRef::from(stream).send_with_flags(out, libc::MSG_MORE)
+    });
+    match sent {
+        Ok(length) => out.advance(length),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(error) => return Err(error),
+    }
+    write_out(write, out).await
+}
+
+/// Sends what [`write_last`] held back.
+pub(super) fn push_out(stream: &TcpStream) {
+    // Setting it again does that (tcp(7)); a connection that is gone has nothing to send.
+    drop(stream.set_nodelay(true));
 }
 
 impl Client<'_> {
@@ -180,7 +205,11 @@ impl Client<'_> {
                 if client.framing == Framing::Chunked {
                     client.out.extend_from_slice(encode::LAST_CHUNK);
                 }
-                write_out(client.write, client.out).await.map_err(|_error| Gone)
+                if client.last {
+                    write_last(client.write, client.out).await.map_err(|_error| Gone)
+                } else {
+                    write_out(client.write, client.out).await.map_err(|_error| Gone)
+                }
             }
             Self::Http2(client) => {
                 client.flush().await?;

@@ -317,6 +317,7 @@ async fn tries(
         let request = Request {
             config,
             cluster,
+            source: connection.downstream.source,
             head,
             upgrade,
             timeout: headers::grpc_timeout(&head.headers, action).unwrap_or(action.timeout),

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::Connection;
-use super::client::{Client, Http1Client, write_out};
+use super::client::{Client, Http1Client, push_out, write_out};
 use super::exchange::{Fate, exchange};
 use super::h1::{fill, parse};
 use super::local_reply::{self, Asked};
@@ -147,6 +147,7 @@ async fn refuse(
 
 /// Gives the client time to read what was sent, and to close. Nothing that it sends is read any more.
 async fn linger(read: &OwnedReadHalf) {
+    push_out(read.as_ref());
     let closed = async {
         while let Ok(ready) = read.ready(Interest::READABLE).await {
             if ready.is_read_closed() {

@@ -7,11 +7,13 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::fed::Gone;
 use super::h1::body::{Decoder, Framing, Piece as Decoded};
-use super::h1::{BODY_ROOM, fill};
+use super::h1::{BODY_ROOM, LONG_REST, fill};
+use crate::splice::{self, spliced};
 
 /// What of a body is kept for a retry (`Listener.per_connection_buffer_limit_bytes`).
 const MOST_KEPT: usize = 1024 * 1024;
@@ -140,6 +142,39 @@ impl<'a> RequestBody<'a> {
             self.kept.drain(..std::mem::take(&mut self.next_kept));
         }
         Ok(Some(piece))
+    }
+
+    /// True if what is left is long, has a known length, was not read ahead and is not kept for a retry: it may go from
+    /// socket to socket.
+    pub(super) fn has_long_rest(&self) -> bool {
+        match &self.source {
+            Source::Http1 { buffer, decoder, .. } => {
+                !self.can_rewind
+                    && self.kept.is_empty()
+                    && buffer.is_empty()
+                    && decoder.left().is_some_and(|left| left >= LONG_REST)
+            }
+            Source::Http2 { .. } => false,
+        }
+    }
+
+    /// Passes that rest to a socket; `moved` is told how much.
+    pub(super) async fn pass_rest(
+        &mut self,
+        to: &TcpStream,
+        moved: impl Fn(u64),
+    ) -> Result<(), splice::Broke> {
+        let Source::Http1 { read, decoder, .. } = &mut self.source else {
+            return Ok(());
+        };
+        let left = decoder.left().unwrap_or(0);
+        let from: &TcpStream = (**read).as_ref();
+        spliced(from, to, left, |length| {
+            decoder.pass_over(length);
+            self.received += length;
+            moved(length);
+        })
+        .await
     }
 
     /// Takes one piece in from the client; false at the end.

@@ -3,11 +3,14 @@
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::io::AsyncRead;
+use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 
 use super::h1::body::{Decoder, Piece as Decoded};
-use super::h1::{BODY_ROOM, fill};
+use super::h1::{BODY_ROOM, LONG_REST, fill};
 use super::request_body::Piece;
+use crate::splice::{self, spliced};
+use crate::upstream::counted::Counted;
 
 /// How a host broke off after its response had begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +24,11 @@ pub(super) enum Broke {
 }
 
 /// A response's body.
-pub(super) enum ResponseBody<'a, R> {
+pub(super) enum ResponseBody<'a> {
     /// By HTTP/1.1.
     Http1 {
         /// The connection.
-        read: R,
+        read: Counted<ReadHalf<'a>>,
         /// What was read of it.
         input: &'a mut BytesMut,
         /// Where the body ends.
@@ -35,7 +38,37 @@ pub(super) enum ResponseBody<'a, R> {
     Http2(Incoming),
 }
 
-impl<R: AsyncRead + Unpin> ResponseBody<'_, R> {
+impl ResponseBody<'_> {
+    /// True if what is left is long, has a known length, and was not read ahead: it may go from socket to socket.
+    pub(super) fn has_long_rest(&self) -> bool {
+        match self {
+            Self::Http1 { input, decoder, .. } => {
+                input.is_empty() && decoder.left().is_some_and(|left| left >= LONG_REST)
+            }
+            Self::Http2(_) => false,
+        }
+    }
+
+    /// Passes that rest to a socket; `moved` is told how much.
+    pub(super) async fn pass_rest(
+        &mut self,
+        to: &TcpStream,
+        mut moved: impl FnMut(u64),
+    ) -> Result<(), splice::Broke> {
+        match self {
+            Self::Http1 { read, decoder, .. } => {
+                let left = decoder.left().unwrap_or(0);
+                spliced(read.inner().as_ref(), to, left, |length| {
+                    decoder.pass_over(length);
+                    read.took(length);
+                    moved(length);
+                })
+                .await
+            }
+            Self::Http2(_) => Ok(()),
+        }
+    }
+
     /// The next piece; none at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Piece>, Broke> {
         match self {

@@ -13,6 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::Cluster;
 use super::counted::Counted;
 use super::host::{Host, Http1, Http2, Link, more};
+use crate::addr::Source;
 use crate::within::{back_off, within};
 
 /// How long an address may be silent until the next one of the same host is tried (Envoy's happy eyeballs).
@@ -88,12 +89,16 @@ impl ConnectError {
     }
 }
 
-/// Opens a connection to a host of a cluster.
-pub async fn connect(cluster: &Cluster, host: &Host) -> Result<TcpStream, ConnectError> {
+/// Opens a connection to a host of a cluster, from `source` if one is given, else from where the cluster says.
+pub async fn connect(
+    cluster: &Cluster,
+    host: &Host,
+    source: Option<Source>,
+) -> Result<TcpStream, ConnectError> {
     let opened = within(
         cluster.config.connect_timeout,
         "the host to accept",
-        open_any(cluster, host.address),
+        open_any(cluster, host.address, source),
     )
     .await;
     if !matches!(opened, Ok(Ok(_))) {
@@ -125,12 +130,12 @@ struct Refused {
 
 /// The first of a host's addresses that takes the connection: the next one is tried when one has failed, or has not
 /// answered for a while (RFC 8305, as Envoy has it).
-async fn open_any(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, Refused> {
+async fn open_any(cluster: &Cluster, host: SocketAddr, source: Option<Source>) -> Result<TcpStream, Refused> {
     let mut left = cluster.additional(host).into_iter();
     if left.len() == 0 {
-        return open(cluster, host).await;
+        return open(cluster, host, source).await;
     }
-    let mut tried = FuturesUnordered::from_iter([open(cluster, host)]);
+    let mut tried = FuturesUnordered::from_iter([open(cluster, host, source)]);
     loop {
         let has_more = left.len() > 0;
         let last = tokio::select! {
@@ -141,21 +146,21 @@ async fn open_any(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, Refu
                 None => continue,
             },
             () = back_off(NEXT_ADDRESS), if has_more => {
-                tried.extend(left.next().map(|next| open(cluster, next)));
+                tried.extend(left.next().map(|next| open(cluster, next, source)));
                 continue;
             }
         };
         match left.next() {
-            Some(next) => tried.push(open(cluster, next)),
+            Some(next) => tried.push(open(cluster, next, source)),
             None if tried.is_empty() => return Err(last),
             None => {}
         }
     }
 }
 
-async fn open(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, Refused> {
+async fn open(cluster: &Cluster, host: SocketAddr, source: Option<Source>) -> Result<TcpStream, Refused> {
     let at_once = |error| Refused { error, at_once: true };
-    let socket = socket(cluster, host).map_err(at_once)?;
+    let socket = socket(cluster, host, source).map_err(at_once)?;
     let mut connecting = std::pin::pin!(socket.connect(host));
     // The first poll is connect(2) itself; what comes later came with a packet, or with its absence.
     let stream = match connecting.as_mut().now_or_never() {
@@ -169,14 +174,22 @@ async fn open(cluster: &Cluster, host: SocketAddr) -> Result<TcpStream, Refused>
     Ok(stream)
 }
 
-fn socket(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpSocket> {
+fn socket(cluster: &Cluster, host: SocketAddr, source: Option<Source>) -> io::Result<TcpSocket> {
     let socket = if host.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
         TcpSocket::new_v6()?
     };
-    let sources = cluster.config.bind.iter();
-    if let Some(ip) = sources.copied().find(|ip| ip.is_ipv4() == host.is_ipv4()) {
+    if let Some(Source { ip, mark }) = source {
+        crate::serve::make_transparent(&socket, ip)?;
+        if mark != 0 {
+            socket2::SockRef::from(&socket).set_mark(mark)?;
+        }
+    }
+    // As in Envoy, a client's address stands above the cluster's own.
+    let client = source.map(|source| source.ip);
+    let mut sources = client.iter().chain(&cluster.config.bind);
+    if let Some(ip) = sources.find(|ip| ip.is_ipv4() == host.is_ipv4()).copied() {
         // The port is chosen with the destination known, so that as many connections fit as without bind (ip(7)).
         crate::sys::bind_without_port(&socket)?;
         socket.bind(SocketAddr::new(ip, 0))?;
@@ -185,21 +198,30 @@ fn socket(cluster: &Cluster, host: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 /// Opens a connection to a host that speaks HTTP/1.1.
-pub async fn connect_http1(cluster: &Cluster, host: &Host) -> Result<Http1, ConnectError> {
-    let stream = connect(cluster, host).await?;
-    let link = link(cluster, host, &stream)?;
+pub async fn connect_http1(
+    cluster: &Cluster,
+    host: &Host,
+    source: Option<Source>,
+) -> Result<Http1, ConnectError> {
+    let stream = connect(cluster, host, source).await?;
+    let link = link(cluster, host, source, &stream)?;
     Ok(Http1::new(stream, link))
 }
 
 /// Opens a connection to a host that speaks HTTP/2.
-pub async fn connect_http2(cluster: &Cluster, host: &Host) -> Result<Http2, ConnectError> {
-    let stream = connect(cluster, host).await?;
+pub async fn connect_http2(
+    cluster: &Cluster,
+    host: &Host,
+    source: Option<Source>,
+) -> Result<Http2, ConnectError> {
+    let stream = connect(cluster, host, source).await?;
     let Link {
         id,
         local,
+        source,
         active,
         over,
-    } = link(cluster, host, &stream)?;
+    } = link(cluster, host, source, &stream)?;
     let builder = hyper::client::conn::http2::Builder::new(crate::http::LocalExecutor);
     let handshake = builder
         .handshake(TokioIo::new(Counted::new(stream, &cluster.stats)))
@@ -212,11 +234,21 @@ pub async fn connect_http2(cluster: &Cluster, host: &Host) -> Result<Http2, Conn
         drop(connection.await);
         drop((active, over));
     });
-    Ok(Http2 { sender, id, local })
+    Ok(Http2 {
+        sender,
+        id,
+        local,
+        source,
+    })
 }
 
 /// What is known of a connection that was made.
-pub fn link(cluster: &Cluster, host: &Host, stream: &TcpStream) -> Result<Link, ConnectError> {
+pub fn link(
+    cluster: &Cluster,
+    host: &Host,
+    source: Option<Source>,
+    stream: &TcpStream,
+) -> Result<Link, ConnectError> {
     Ok(Link {
         id: next_id(),
         local: stream.local_addr().map_err(|error| {
@@ -228,6 +260,7 @@ pub fn link(cluster: &Cluster, host: &Host, stream: &TcpStream) -> Result<Link, 
                 host.address,
             )
         })?,
+        source,
         active: cluster.stats.cx_active.hold(),
         over: cluster.stats.cx_destroy.at_end(),
     })

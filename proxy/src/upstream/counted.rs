@@ -27,6 +27,21 @@ impl<T> Counted<T> {
         }
     }
 
+    /// What is counted.
+    pub fn inner(&self) -> &T {
+        &self.inner
+    }
+
+    /// Counts bytes that came from the host by another way.
+    pub fn took(&self, length: u64) {
+        self.received.add(length);
+    }
+
+    /// Counts bytes that went to the host by another way.
+    pub fn gave(&self, length: u64) {
+        self.sent.add(length);
+    }
+
     fn wrote(&self, written: io::Result<usize>) -> Poll<io::Result<usize>> {
         if let Ok(length) = written {
             self.sent.add(u64::try_from(length).unwrap_or(0));

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::addr::Source;
 use crate::config::cluster::ClusterConfig;
 use crate::http::fed::Fed;
 use crate::stats::{AtEnd, Held};
@@ -18,7 +19,7 @@ pub struct Host {
     /// Its address.
     pub address: SocketAddr,
     idle: RefCell<Vec<Http1>>,
-    shared: RefCell<Option<Http2>>,
+    shared: RefCell<Vec<Http2>>,
     /// Requests under way.
     pub rq_active: Cell<u64>,
     /// Requests.
@@ -42,6 +43,8 @@ pub struct Link {
     pub id: u64,
     /// This end of it.
     pub local: SocketAddr,
+    /// Whose address it was given for that: it carries what comes from there, and nothing else.
+    pub source: Option<Source>,
     /// Counts it as open.
     pub active: Held,
     /// Counts it when it is over.
@@ -73,6 +76,8 @@ pub struct Http2 {
     pub id: u64,
     /// This end of it.
     pub local: SocketAddr,
+    /// Whose address it was given for that.
+    pub source: Option<Source>,
 }
 
 /// One more; counters of hosts belong to one worker.
@@ -97,10 +102,11 @@ impl Host {
         }
     }
 
-    /// An idle connection, the one that was ridden last first.
-    pub fn take(&self, config: &ClusterConfig) -> Option<Http1> {
+    /// An idle connection from `source`, the one that was ridden last first.
+    pub fn take(&self, config: &ClusterConfig, source: Option<Source>) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(connection) = idle.pop() {
+        while let Some(last) = idle.iter().rposition(|it| it.link.source == source) {
+            let connection = idle.remove(last);
             if connection.is_fresh(config) && connection.is_open() {
                 return Some(connection);
             }
@@ -123,18 +129,18 @@ impl Host {
         }
     }
 
-    /// The connection that many requests share, if it is open.
-    pub fn http2(&self) -> Option<Http2> {
+    /// The connection from `source` that many requests share, if it is open.
+    pub fn http2(&self, source: Option<Source>) -> Option<Http2> {
         let mut shared = self.shared.borrow_mut();
-        if shared.as_ref().is_some_and(|it| it.sender.is_closed()) {
-            *shared = None;
-        }
-        shared.clone()
+        shared.retain(|it| !it.sender.is_closed());
+        shared.iter().find(|it| it.source == source).cloned()
     }
 
     /// Many requests share this connection from now on.
     pub fn share(&self, connection: Http2) {
-        *self.shared.borrow_mut() = Some(connection);
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|it| it.source != connection.source);
+        shared.push(connection);
     }
 
     /// Closes what the host has closed, and what idles for too long.
@@ -147,12 +153,12 @@ impl Host {
     /// Closes all connections that no request rides.
     pub fn close_idle(&self) {
         self.idle.borrow_mut().clear();
-        *self.shared.borrow_mut() = None;
+        self.shared.borrow_mut().clear();
     }
 
     /// True if nothing is kept or under way.
     pub fn is_unused(&self) -> bool {
-        self.rq_active.get() == 0 && self.idle.borrow().is_empty() && self.shared.borrow().is_none()
+        self.rq_active.get() == 0 && self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
     }
 
     /// Connections that no request rides.
@@ -186,5 +192,54 @@ impl Http1 {
         use std::os::fd::AsRawFd as _;
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         recv(self.stream.as_raw_fd(), &mut [0], flags) == Err(nix::errno::Errno::EAGAIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Cluster;
+
+    fn source(last: u8) -> Source {
+        Source {
+            ip: [10, 0, 0, last].into(),
+            mark: 1337,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_ridden_again_by_its_own_client_alone() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bootstrap = crate::bootstrap::Bootstrap::istio("sidecar~10.0.0.1~a.default~x");
+        let config = ClusterConfig::from_proto(&bootstrap.clusters()[0]).unwrap();
+        let cluster = Cluster::new(config, &crate::stats::Stats::default(), &std::rc::Rc::default());
+        let host = Host::new(address);
+        let mut open = Vec::new();
+        for (id, source) in [
+            (1, Some(source(1))),
+            (2, None),
+            (3, Some(source(2))),
+            (4, Some(source(1))),
+        ] {
+            let stream = TcpStream::connect(address).await.unwrap();
+            open.push(listener.accept().await.unwrap());
+            let link = Link {
+                id,
+                local: stream.local_addr().unwrap(),
+                source,
+                active: cluster.stats.cx_active.hold(),
+                over: cluster.stats.cx_destroy.at_end(),
+            };
+            host.put(Http1::new(stream, link), &cluster.config, Waker::noop());
+        }
+        let ridden = |source| host.take(&cluster.config, source).map(|it| it.link.id);
+        assert_eq!(ridden(Some(source(3))), None);
+        assert_eq!(ridden(None), Some(2));
+        assert_eq!(ridden(None), None);
+        assert_eq!(ridden(Some(source(1))), Some(4));
+        assert_eq!(ridden(Some(source(1))), Some(1));
+        assert_eq!(ridden(Some(source(2))), Some(3));
+        assert_eq!(host.idle_count(), 0);
     }
 }

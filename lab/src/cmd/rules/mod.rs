@@ -2,6 +2,7 @@
 
 mod config;
 mod explain;
+mod mutate;
 mod namespace;
 mod render;
 mod unreachable;
@@ -21,6 +22,8 @@ pub(super) enum Command {
     Diff(namespace::DiffArgs),
     /// Load the rules in a network namespace; a second time changes nothing
     Apply(namespace::ApplyArgs),
+    /// Run scenarios with one rule changed at a time, and say which step notices, and which rules no step defends
+    Mutate(mutate::Args),
     /// Remove from a network namespace what `apply` put there, and nothing else
     Clean(namespace::CleanArgs),
 }
@@ -40,6 +43,7 @@ pub(super) fn run(command: Command) -> Exit {
         Command::Explain(args) => explain::run(&args),
         Command::Diff(args) => namespace::diff(&args),
         Command::Apply(args) => namespace::apply(&args),
+        Command::Mutate(args) => mutate::run(&args),
         Command::Clean(args) => namespace::clean(&args),
     };
     done.unwrap_or_else(|exit| exit)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use iptables::apply::{self, Error, Installed, Others, Tool};
 use iptables::diff::diff as differences;
 use iptables::generate::generate;
-use iptables::options::{Backend, InboundPorts, Interception, Mode};
+use iptables::options::{Backend, Interception};
 use iptables::reconcile;
 use iptables::ruleset::{Family, Ruleset};
 use serde_json::json;
@@ -143,7 +143,7 @@ pub(super) fn apply(args: &ApplyArgs) -> Result<Exit, Exit> {
     let namespace = open(&args.netns)?;
     block_on(async {
         let installed = install(&options, others, &namespace).await?;
-        let routed = tproxy::add(&namespace, routes(&options)).await;
+        let routed = tproxy::add(&namespace, Routes::of(&options)).await;
         let routed = routed.map_err(|error| fail(Exit::Lab, &causes(&error)))?;
         terminal::print(match (installed, routed) {
             (Installed::AlreadyThere, tproxy::Change::None) => {
@@ -193,7 +193,7 @@ pub(super) fn clean(args: &CleanArgs) -> Result<Exit, Exit> {
                 removed.map_err(|error| failed(&error))?.text().lines().count()
             }
         };
-        let routed = tproxy::remove(&namespace, routes(&options)).await;
+        let routed = tproxy::remove(&namespace, Routes::of(&options)).await;
         let routed = routed.map_err(|error| fail(Exit::Lab, &causes(&error)))?;
         terminal::print(&match (rules, routed) {
             (0, tproxy::Change::None) => {
@@ -203,18 +203,6 @@ pub(super) fn clean(args: &CleanArgs) -> Result<Exit, Exit> {
         });
         Ok(Exit::Held)
     })
-}
-
-/// What Istio's `ConfigureRoutes` does for these options.
-fn routes(options: &Interception) -> Routes {
-    let captures = !matches!(&options.inbound_ports, InboundPorts::Only(ports) if ports.is_empty());
-    Routes {
-        marked: match options.mode {
-            Mode::Tproxy(tproxy) if captures => Some((tproxy.mark.get(), tproxy.route_table.get())),
-            Mode::Tproxy(_) | Mode::Redirect | Mode::None => None,
-        },
-        has_ipv6: options.has_ipv6 && options.mode != Mode::None,
-    }
 }
 
 fn open(name: &str) -> Result<NetNs, Exit> {

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::super::identity::Identity;
 use super::super::lab::Lab;
 use crate::client::{self, wire};
-use crate::plan::PROXY_USER;
 use crate::scenario::lifecycle::Handler;
 use crate::scenario::model::{ProcessName, Target};
 use crate::within::within;
@@ -92,17 +92,15 @@ pub(super) fn judged(result: &wire::Result) -> Result<(), String> {
 pub(super) async fn program(lab: &Rc<Lab>, target: Target, command: &[String]) -> Result<(), String> {
     let pod = lab.scenario.pod(target.pod);
     let role = pod.role(target.process).to_owned();
-    let (uid, gid, groups, env) = match target.process {
-        ProcessName::Container(id) => {
-            let it = pod.container(id);
-            (
-                it.run_as_user,
-                it.run_as_group,
-                it.supplemental_groups.clone(),
-                it.env.clone(),
-            )
-        }
-        ProcessName::Sidecar | ProcessName::Agent => (PROXY_USER, PROXY_USER, Vec::new(), Vec::new()),
+    let Identity {
+        uid,
+        gid,
+        groups,
+        capabilities,
+    } = Identity::of(pod, target.process);
+    let env = match target.process {
+        ProcessName::Container(id) => pod.container(id).env.clone(),
+        ProcessName::Sidecar | ProcessName::Agent => Vec::new(),
     };
     let expand = |word: &String| lab.plan.expand(word, target.pod);
     let spec = Spec {
@@ -111,6 +109,7 @@ pub(super) async fn program(lab: &Rc<Lab>, target: Target, command: &[String]) -
         uid,
         gid,
         groups,
+        capabilities,
         env,
         stdin: Stdin::Null,
         inherit: Vec::new(),

@@ -373,4 +373,15 @@ fn tproxy_makes_the_listeners_with_a_port_transparent() {
         own.iter()
             .all(|listener| listener.transparent.is_some_and(|is| is.value))
     );
+    let names = |listener: &Listener| -> Vec<String> {
+        let filters = listener.listener_filters.iter();
+        filters.map(|filter| filter.name.clone()).collect()
+    };
+    assert!(names(&own[0]).is_empty());
+    // In Istio's order.
+    assert_eq!(
+        names(&own[1]),
+        ["original_dst", "original_src", "tls_inspector", "http_inspector"]
+            .map(|name| format!("envoy.filters.listener.{name}"))
+    );
 }

@@ -484,6 +484,32 @@ fn tproxy_names_the_socket_that_took_the_packet() {
     });
 }
 
+/// nftables' own statement has the port in a register, in Istio's layout for that backend.
+#[test]
+fn tproxy_by_nftables_names_the_socket_too() {
+    in_world(async |world| {
+        world::apply(&world.pod, "*nat\n-F PREROUTING\nCOMMIT\n");
+        world::apply_nft(
+            &world.pod,
+            "table inet istio-proxy-mangle {\n\
+             chain prerouting { type filter hook prerouting priority mangle; meta l4proto tcp jump istio-inbound; }\n\
+             chain istio-inbound { iifname eth0 meta l4proto tcp counter jump istio-tproxy; }\n\
+             chain istio-tproxy { meta l4proto tcp ip daddr != 127.0.0.1/32 tproxy ip to :15016 meta mark set 1337 counter \
+             accept; }\n}\n",
+        );
+        let mut sidecar = world.actor("pod", Role::Sidecar, 0);
+        sidecar.listen_transparent("0.0.0.0:15016");
+        let mut app = world.actor("pod", app(), 1000);
+        app.listen("0.0.0.0:9080");
+        let mut client = world.actor("other", client(), 1000);
+        let mark = world.observer.mark();
+        let local = client.send_syn(at(POD, 9080));
+        let collected = collect(&world, mark, client.origin(local, at(POD, 9080), Protocol::Tcp)).await;
+        let taken = "pod: PREROUTING -> istio-inbound#1 -> istio-tproxy#1 -> INPUT -> sidecar:15016";
+        check(&collected, &["other: client -> OUTPUT -> POSTROUTING", taken]);
+    });
+}
+
 #[test]
 fn lost_events_make_everything_since_unobserved() {
     in_world(async |world| {

@@ -175,9 +175,17 @@ async fn up(handle: &rtnetlink::Handle, namespace: &NetNs, own: Ipv4Addr, gatewa
 
 /// Loads rules by iptables-restore.
 pub(super) fn apply(namespace: &NetNs, rules: &str) {
+    load(namespace, "iptables-restore", &["--noflush"], rules);
+}
+
+pub(super) fn apply_nft(namespace: &NetNs, rules: &str) {
+    load(namespace, "nft", &["-f", "-"], rules);
+}
+
+fn load(namespace: &NetNs, tool: &str, args: &[&str], rules: &str) {
     #[expect(clippy::disallowed_methods, reason = "a test loads the rules as Istio does")]
-    let mut command = Command::new("iptables-restore");
-    command.arg("--noflush").stdin(Stdio::piped());
+    let mut command = Command::new(tool);
+    command.args(args).stdin(Stdio::piped());
     let mut child = namespace.run(|| command.spawn().unwrap()).unwrap();
     child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());

@@ -76,6 +76,30 @@ impl Decoder {
         }
     }
 
+    /// How many bytes are left of a body whose length is known.
+    pub fn left(&self) -> Option<u64> {
+        match self.0 {
+            State::Length(left) => Some(left),
+            State::Size
+            | State::Chunk(_)
+            | State::ChunkEnd
+            | State::Trailers
+            | State::UntilClose
+            | State::Done => None,
+        }
+    }
+
+    /// So many of those bytes went another way.
+    pub fn pass_over(&mut self, length: u64) {
+        if let State::Length(left) = self.0 {
+            self.0 = if length < left {
+                State::Length(left - length)
+            } else {
+                State::Done
+            };
+        }
+    }
+
     /// The connection is over; true if the body ends by that.
     pub fn ends_here(&mut self) -> bool {
         if self.0 == State::UntilClose {
@@ -205,6 +229,24 @@ mod tests {
         assert_eq!(decoded, Ok((b"abc".to_vec(), b"def".to_vec(), true)));
         let decoded = decode(Framing::Length(9), b"abc");
         assert_eq!(decoded, Ok((b"abc".to_vec(), Vec::new(), false)));
+    }
+
+    #[test]
+    fn a_part_may_go_another_way() {
+        let mut decoder = Decoder::new(Framing::Length(9));
+        decoder.pass_over(4);
+        assert_eq!(decoder.left(), Some(5));
+        assert_eq!(
+            decoder.next(&mut BytesMut::from(&b"abcdefg"[..])),
+            Ok(Piece::Data(Bytes::from_static(b"abcde")))
+        );
+        assert!(decoder.is_done());
+        let mut decoder = Decoder::new(Framing::Length(2));
+        decoder.pass_over(2);
+        assert_eq!((decoder.left(), decoder.is_done()), (None, true));
+        let mut chunks = Decoder::new(Framing::Chunked);
+        chunks.pass_over(2);
+        assert_eq!((chunks.left(), chunks.is_done()), (None, false));
     }
 
     #[test]
