@@ -120,6 +120,22 @@ fn a_wrong_file_is_told_with_its_line_before_anything_is_created() {
     }
 }
 
+/// Also in a pasted pod.
+#[test]
+fn a_file_that_is_not_there_is_told_where_it_is_named() {
+    let pasted = "pods:\n\
+        \x20 - kind: Pod\n\
+        \x20   metadata: {name: a}\n\
+        \x20   spec:\n\
+        \x20     containers: [{name: a}]\n\
+        \x20     interception:\n\
+        \x20       customRules: rules/none.rules\n\
+        steps: [{name: s, exec: {from: a, command: ['true']}}]\n";
+    assert!(Case::new("x", pasted).status(2).contains("s.yaml:7:22"));
+    let meshed = meshed("customRules: rules/none.rules", "X");
+    assert!(Case::new("x", &meshed).status(2).contains("s.yaml:1:36"));
+}
+
 #[test]
 fn what_the_tool_refuses_is_told_in_its_words() {
     for (rules, backend, said) in [

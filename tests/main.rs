@@ -13,6 +13,7 @@ mod answers;
 mod backends;
 mod coverage;
 mod custom_rules;
+mod dns;
 mod envoy;
 mod exit_codes;
 mod failures;

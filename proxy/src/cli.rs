@@ -58,6 +58,9 @@ pub struct AgentArgs {
     /// What is done for `/app-health/CONTAINER/PROBE`, as JSON by path (`ISTIO_KUBE_APP_PROBERS`)
     #[arg(long)]
     pub app_probers: Option<String>,
+    /// Answer DNS on port 15053 of 127.0.0.1 and `::1`: names of the mesh by the name table, others by /etc/resolv.conf (`ISTIO_META_DNS_CAPTURE`)
+    #[arg(long)]
+    pub dns_capture: bool,
     /// The data plane is started when this descriptor reads end of file
     #[arg(long)]
     pub wait_fd: Option<RawFd>,

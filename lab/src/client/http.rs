@@ -241,8 +241,11 @@ fn failure(error: &hyper::Error) -> Failure {
     } else {
         Outcome::ProtocolError
     };
-    Failure {
-        outcome,
-        words: error.to_string(),
-    }
+    // Whether the end came before or after the request had gone is the client's own timing.
+    let words = if error.is_canceled() {
+        "connection closed before message completed".to_owned()
+    } else {
+        error.to_string()
+    };
+    Failure { outcome, words }
 }

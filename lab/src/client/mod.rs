@@ -87,8 +87,8 @@ async fn send(kind: &Kind, attempts: &mut Attempts<'_>, answer: &mut wire::Answe
             let (host, port) = connect::host_and_port(address, None)?;
             connect::open(&host, port, attempts).await.map(drop)
         }
-        Kind::Dns { name, tcp } => {
-            let found = resolve::query(name, *tcp, attempts).await?;
+        Kind::Dns { name, server, tcp } => {
+            let found = resolve::query(name, server.as_deref(), *tcp, attempts).await?;
             let lines: String = found.iter().map(|ip| format!("{ip}\n")).collect();
             answer.body.push(lines.as_bytes());
             Ok(())

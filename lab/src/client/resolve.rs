@@ -24,6 +24,7 @@ use crate::within::within;
 /// How long one question may take before it is asked again, as resolv.conf(5) has it; shorter, since it is near.
 const TRY: Duration = Duration::from_secs(1);
 const TRIES: u32 = 3;
+const PORT: u16 = 53;
 
 /// What /etc/resolv.conf says.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub async fn lookup(name: &str, attempts: &mut Attempts<'_>) -> Result<Vec<IpAdd
     if !known.is_empty() {
         return Ok(known);
     }
-    query(name, false, attempts).await
+    query(name, None, false, attempts).await
 }
 
 /// The families that are asked for, the preferred one first.
@@ -116,11 +117,19 @@ fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
     found.collect()
 }
 
-/// The addresses of a name, from the resolver.
-pub async fn query(name: &str, tcp: bool, attempts: &mut Attempts<'_>) -> Result<Vec<IpAddr>, Failure> {
+/// The addresses of a name, from the resolver, or from this server.
+pub async fn query(
+    name: &str,
+    server: Option<&str>,
+    tcp: bool,
+    attempts: &mut Attempts<'_>,
+) -> Result<Vec<IpAddr>, Failure> {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let config = config(&text);
-    let server = SocketAddr::new(config.server, 53);
+    let server = match server {
+        None => SocketAddr::new(config.server, PORT),
+        Some(text) => address(text)?,
+    };
     let wanted = wanted(attempts);
     let mut last = String::new();
     for candidate in candidates(name, &config) {
@@ -141,6 +150,15 @@ pub async fn query(name: &str, tcp: bool, attempts: &mut Attempts<'_>) -> Result
     Err(Failure {
         outcome: Outcome::NoSuchHost,
         words: format!("looking up {name}: {last}"),
+    })
+}
+
+/// `ADDRESS` or `ADDRESS:PORT`.
+fn address(text: &str) -> Result<SocketAddr, Failure> {
+    let alone = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, PORT));
+    alone.or_else(|_| text.parse()).map_err(|error| Failure {
+        outcome: Outcome::NoSuchHost,
+        words: format!("`{text}`: {error}"),
     })
 }
 

@@ -60,6 +60,8 @@ pub enum Kind {
     Dns {
         /// The name.
         name: String,
+        /// Who is asked, `ADDRESS` or `ADDRESS:PORT`; none = /etc/resolv.conf's.
+        server: Option<String>,
         /// By TCP instead of UDP.
         tcp: bool,
     },

@@ -20,7 +20,7 @@ use super::state::{State, Watched};
 use crate::client::connect::any_towards;
 use crate::dns;
 use crate::net::tproxy::{self, Routes};
-use crate::observe::{Observer, Origin, Protocol, Role};
+use crate::observe::{Lookup, Observer, Origin, Protocol, Role};
 use crate::plan::Plan;
 use crate::scenario::model::{Gate, PodId, RulesRerun, Scenario};
 use crate::world::node::Node;
@@ -306,6 +306,27 @@ impl Lab {
             remote,
         };
         if let Err(error) = self.observer.reported(origin) {
+            self.watched.fail(super::chain(&error));
+        }
+    }
+}
+
+impl Lab {
+    /// An agent says what it does with a question that came to its DNS: it answers, or asks elsewhere from this port.
+    pub(super) fn report_lookup(
+        &self,
+        pod: PodId,
+        proto: &str,
+        client: SocketAddr,
+        forward: Option<(u16, SocketAddr)>,
+    ) {
+        let lookup = Lookup {
+            protocol: protocol_of(proto),
+            client,
+            forward,
+        };
+        let pod = &self.scenario.pod(pod).name;
+        if let Err(error) = self.observer.looked_up(pod, lookup) {
             self.watched.fail(super::chain(&error));
         }
     }

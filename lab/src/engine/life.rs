@@ -29,7 +29,7 @@ pub(super) use termination::delete;
 
 use crate::plan::{ISTIOD, ISTIOD_XDS_PORT};
 use crate::scenario::lifecycle::container_name;
-use crate::scenario::model::{ContainerId, Gate, PodId, ProcessName, ProxyKind, Target, Workload};
+use crate::scenario::model::{ContainerId, Gate, PodId, ProcessName, ProxyKind, Sidecar, Target, Workload};
 use crate::world::entry::ENVOY;
 use crate::world::process::{self, Process, Program, Spec, Stdin};
 
@@ -51,6 +51,18 @@ enum AgentEvent {
     },
     /// It is about to ask the app for a probe.
     Connecting {
+        local_port: u16,
+        remote: std::net::SocketAddr,
+    },
+    /// It answered a question from what it knows, or its asker went away without one.
+    DnsAnswered {
+        proto: String,
+        client: std::net::SocketAddr,
+    },
+    /// It is about to pass a question on.
+    DnsForwarding {
+        proto: String,
+        client: std::net::SocketAddr,
         local_port: u16,
         remote: std::net::SocketAddr,
     },
@@ -162,6 +174,9 @@ fn spawn_agent(lab: &Rc<Lab>, id: PodId) -> Result<(), String> {
             sidecar.interception.mode.name().to_owned(),
         ]);
     }
+    if sidecar.is_some_and(Sidecar::captures_dns) {
+        args.push("--dns-capture".to_owned());
+    }
     if sidecar.is_some_and(|sidecar| sidecar.proxy == ProxyKind::Envoy) {
         args.extend(["--envoy".to_owned(), ENVOY.to_owned()]);
     }
@@ -229,6 +244,18 @@ async fn listen_to_agent(lab: &Rc<Lab>, id: PodId, events: OwnedFd) {
             if let Some(pid) = lab.watched.read(|state| state.pod(id).agent.pid()) {
                 lab.report_connection(id, pid, "agent", "tcp", local_port, remote);
             }
+        }
+        AgentEvent::DnsAnswered { proto, client } => lab.report_lookup(id, &proto, client, None),
+        AgentEvent::DnsForwarding {
+            proto,
+            client,
+            local_port,
+            remote,
+        } => {
+            if let Some(pid) = lab.watched.read(|state| state.pod(id).agent.pid()) {
+                lab.report_connection(id, pid, "agent", &proto, local_port, remote);
+            }
+            lab.report_lookup(id, &proto, client, Some((local_port, remote)));
         }
         AgentEvent::Ready => answers(lab, id, Admin::Answers, true),
         AgentEvent::Unready => answers(lab, id, Admin::Answers, false),

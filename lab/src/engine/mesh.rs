@@ -160,6 +160,7 @@ const fn xds_name(kind: XdsType) -> &'static str {
         XdsType::Eds => "eds",
         XdsType::Lds => "lds",
         XdsType::Rds => "rds",
+        XdsType::Nds => "nds",
     }
 }
 

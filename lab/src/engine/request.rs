@@ -181,8 +181,9 @@ fn kind(lab: &Lab, request: &Request) -> wire::Kind {
             address: lab.plan.expand(address, own),
             exchange: wire::Exchange::of(exchange, |text| lab.plan.expand(text, own)),
         },
-        RequestKind::Dns { name, tcp } => wire::Kind::Dns {
+        RequestKind::Dns { name, server, tcp } => wire::Kind::Dns {
             name: name.clone(),
+            server: server.as_ref().map(|server| lab.plan.expand(server, own)),
             tcp: *tcp,
         },
     }

@@ -43,7 +43,7 @@ pub(super) enum Error {
         source: serde_json::Error,
     },
     /// A command names no resource type.
-    #[error("the control socket named the resource type `{kind}`; types are: cds, eds, lds, rds")]
+    #[error("the control socket named the resource type `{kind}`; types are: cds, eds, lds, rds, nds")]
     UnknownKind {
         /// The name.
         kind: String,

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use super::kind::Kind;
 use super::mesh::{Connection, Mesh, TypeStatus};
 use super::metrics;
-use super::names::outbound_cluster;
+use super::names::{self, outbound_cluster};
 use super::registry::Registry;
 
 /// Serves the pages until the listener breaks. Dropped, it closes all connections.
@@ -79,6 +79,9 @@ fn page(mesh: &Mesh, method: &Method, path: &str) -> (StatusCode, &'static str, 
         ("/debug/edsz", snapshot) => {
             pretty(snapshot.map_or_else(|| json!([]), |snapshot| endpoints(&snapshot.registry)))
         }
+        ("/debug/ndsz", snapshot) => {
+            pretty(snapshot.map_or_else(|| json!({}), |snapshot| name_table(&snapshot.registry)))
+        }
         ("/debug/registryz", snapshot) => {
             pretty(snapshot.map_or_else(|| json!([]), |snapshot| json!(snapshot.registry.services)))
         }
@@ -98,6 +101,8 @@ fn sync_status(connection: &Connection) -> Value {
     status.insert("proxy_type".to_owned(), json!("sidecar"));
     for (kind, watch) in Kind::ALL.into_iter().zip(&connection.types) {
         let prefix = match kind {
+            // Istio's `SyncStatus` says nothing of names.
+            Kind::Nds => continue,
             Kind::Cds => "cluster",
             Kind::Eds => "endpoint",
             Kind::Lds => "listener",
@@ -141,6 +146,17 @@ fn connections(connections: &[Connection]) -> Value {
 fn seconds(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// The name table, as protobuf's JSON has it.
+fn name_table(registry: &Registry) -> Value {
+    let hosts = names::table(registry).table.into_iter().map(|(host, info)| {
+        let info = json!({
+            "ips": info.ips, "registry": info.registry, "shortname": info.shortname, "namespace": info.namespace,
+        });
+        (host, info)
+    });
+    json!({ "table": hosts.collect::<Map<_, _>>() })
 }
 
 /// The endpoints of each service's ports, in the shape of `ClusterLoadAssignment`.
@@ -266,6 +282,17 @@ mod tests {
             endpoints[0]["endpoint"]["address"]["socketAddress"],
             json!({"address": "10.244.0.11", "portValue": 9080})
         );
+    }
+
+    #[test]
+    fn ndsz_has_every_name() {
+        let text = check(&with_a_proxy(), "/debug/ndsz", 200, "application/json");
+        let page: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            page["table"]["reviews.default.svc.cluster.local"]["shortname"],
+            "reviews"
+        );
+        assert_eq!(check(&mesh(), "/debug/ndsz", 200, "application/json"), "{}\n");
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -1,4 +1,4 @@
-//! The four resource types that are served, in the order in which they are sent.
+//! The five resource types that are served, in the order in which they are sent.
 
 use std::fmt;
 
@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use prost::Name as _;
+use proxy::xds::name_table::NameTable;
 
 /// A resource type. The order is Istio's order of a push (`PushOrder` in `pilot/pkg/xds/ads.go`): a resource comes
 /// after those that it needs.
@@ -20,11 +21,16 @@ pub(super) enum Kind {
     Lds,
     /// Routes.
     Rds,
+    /// The name table, for agents that answer DNS.
+    Nds,
 }
 
 impl Kind {
     /// All of them, in the order of a push.
-    pub(super) const ALL: [Self; 4] = [Self::Cds, Self::Eds, Self::Lds, Self::Rds];
+    pub(super) const ALL: [Self; Self::COUNT] = [Self::Cds, Self::Eds, Self::Lds, Self::Rds, Self::Nds];
+
+    /// How many there are.
+    pub(super) const COUNT: usize = 5;
 
     /// The name on the control socket and in messages.
     pub(super) const fn name(self) -> &'static str {
@@ -33,6 +39,7 @@ impl Kind {
             Self::Eds => "eds",
             Self::Lds => "lds",
             Self::Rds => "rds",
+            Self::Nds => "nds",
         }
     }
 
@@ -43,6 +50,7 @@ impl Kind {
             Self::Eds => ClusterLoadAssignment::type_url(),
             Self::Lds => Listener::type_url(),
             Self::Rds => RouteConfiguration::type_url(),
+            Self::Nds => NameTable::type_url(),
         }
     }
 
@@ -56,11 +64,19 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 
-    /// True if a request without names asks for everything (clusters and listeners).
+    /// True if a request without names asks for everything.
     pub(super) const fn is_wildcard(self) -> bool {
         match self {
-            Self::Cds | Self::Lds => true,
+            Self::Cds | Self::Lds | Self::Nds => true,
             Self::Eds | Self::Rds => false,
+        }
+    }
+
+    /// True if a proxy always asks for it, whatever else it has.
+    pub(super) const fn is_asked_by_all(self) -> bool {
+        match self {
+            Self::Cds | Self::Lds => true,
+            Self::Eds | Self::Rds | Self::Nds => false,
         }
     }
 }

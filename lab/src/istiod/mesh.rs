@@ -59,7 +59,7 @@ pub(super) struct Connection {
     /// From where.
     pub(super) peer: Option<SocketAddr>,
     /// Its types, in the order of [`Kind::ALL`].
-    pub(super) types: [TypeStatus; 4],
+    pub(super) types: [TypeStatus; Kind::COUNT],
     settled: u64,
     waits_for: Option<u64>,
 }

@@ -13,8 +13,8 @@ const BUCKETS: [f64; 9] = [0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 15.0, 20.0, 30.0];
 /// Counters since the start.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pushes: [AtomicU64; 4],
-    rejects: [AtomicU64; 4],
+    pushes: [AtomicU64; Kind::COUNT],
+    rejects: [AtomicU64; Kind::COUNT],
     overtaken: AtomicU64,
     convergence: Mutex<Convergence>,
 }

@@ -1,7 +1,12 @@
-//! The names that Istio gives to clusters, listeners and routes.
+//! The names that Istio gives to clusters, listeners and routes; and the table of hosts that agents answer DNS from.
+
+use proxy::xds::name_table::{KUBERNETES, NameInfo, NameTable};
 
 use super::ip_mode::IpMode;
-use super::registry::{Port, Protocol, Service};
+use super::registry::{Port, Protocol, Registry, Service};
+
+/// The namespace of everything in a lab.
+const NAMESPACE: &str = "default";
 
 /// Takes a connection to where the client meant to go.
 pub(super) const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
@@ -68,5 +73,44 @@ pub(super) fn route_configuration(service: &Service, port: &Port) -> Option<Stri
         Outbound::Http => Some(port.port.to_string()),
         Outbound::Sniffed => Some(format!("{}:{}", host(&service.name), port.port)),
         Outbound::Tcp => None,
+    }
+}
+
+/// Every service's host and addresses (Istio, `BuildNameTable`). The agent makes all shorter forms of it.
+pub(super) fn table(registry: &Registry) -> NameTable {
+    let services = registry.services.iter().map(|service| {
+        let info = NameInfo {
+            ips: service.vip.all().map(|ip| ip.to_string()).collect(),
+            registry: KUBERNETES.to_owned(),
+            shortname: service.name.clone(),
+            namespace: NAMESPACE.to_owned(),
+            alt_hosts: Vec::new(),
+        };
+        (host(&service.name), info)
+    });
+    NameTable {
+        table: services.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::bookinfo;
+    use super::*;
+
+    #[test]
+    fn the_table_has_every_service_under_its_host() {
+        let table = table(&bookinfo()).table;
+        assert_eq!(table.len(), bookinfo().services.len());
+        let reviews = &table["reviews.default.svc.cluster.local"];
+        assert_eq!(reviews.ips.len(), 1);
+        assert_eq!(
+            (
+                reviews.shortname.as_str(),
+                reviews.namespace.as_str(),
+                reviews.registry.as_str()
+            ),
+            ("reviews", "default", "Kubernetes")
+        );
     }
 }

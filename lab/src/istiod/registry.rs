@@ -159,14 +159,14 @@ pub enum Command {
     Hold {
         /// The pod's name.
         pod: String,
-        /// `cds`, `eds`, `lds` or `rds`.
+        /// `cds`, `eds`, `lds`, `rds` or `nds`.
         kind: String,
     },
     /// Answer again, at once if something is owed.
     Release {
         /// The pod's name.
         pod: String,
-        /// `cds`, `eds`, `lds` or `rds`.
+        /// `cds`, `eds`, `lds`, `rds` or `nds`.
         kind: String,
     },
 }
@@ -196,7 +196,7 @@ pub enum Report {
     Ack {
         /// The node id.
         node_id: String,
-        /// `cds`, `eds`, `lds` or `rds`.
+        /// `cds`, `eds`, `lds`, `rds` or `nds`.
         kind: String,
         /// The version.
         version: String,
@@ -205,7 +205,7 @@ pub enum Report {
     Nack {
         /// The node id.
         node_id: String,
-        /// `cds`, `eds`, `lds` or `rds`.
+        /// `cds`, `eds`, `lds`, `rds` or `nds`.
         kind: String,
         /// The version that it refused.
         version: String,

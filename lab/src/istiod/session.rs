@@ -19,11 +19,11 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use super::kind::Kind;
 use super::snapshot::{Names, Resources, Wanted};
 
-/// The four types of a proxy's stream.
+/// The types of a proxy's stream.
 #[derive(Debug)]
 pub(super) struct Session {
     wanted: Wanted,
-    watches: [Watch; 4],
+    watches: [Watch; Kind::COUNT],
     nonces: u64,
 }
 
@@ -153,7 +153,7 @@ impl Session {
         match kind {
             Kind::Cds => self.watches[Kind::Eds as usize].warming = true,
             Kind::Eds => self.watches[Kind::Eds as usize].warming = false,
-            Kind::Lds | Kind::Rds => {}
+            Kind::Lds | Kind::Rds | Kind::Nds => {}
         }
         let watch = &mut self.watches[kind as usize];
         watch.owed = false;
@@ -177,8 +177,9 @@ impl Session {
             match &watch.names {
                 Some(Names::Only(names)) if !needed.all(|name| names.contains(name)) => false,
                 Some(_) => watch.is_answered() && !self.is_due(kind),
-                // A proxy asks for endpoints and routes only if it has clusters and listeners that need them.
-                None => !kind.is_wildcard() && needed.next().is_none(),
+                // A proxy asks for endpoints and routes only if it has clusters and listeners that need them; its agent
+                // asks for names together with listeners, if at all.
+                None => !kind.is_asked_by_all() && needed.next().is_none(),
             }
         })
     }

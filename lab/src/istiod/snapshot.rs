@@ -16,7 +16,7 @@ use super::ip_mode::IpMode;
 use super::kind::Kind;
 use super::listeners::Interception;
 use super::registry::{Proxy, Registry};
-use super::{clusters, endpoints, listeners, routes};
+use super::{clusters, endpoints, listeners, names, routes};
 
 /// A resource, encoded. The same content is always the same bytes, so that a change can be told by comparing.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +41,7 @@ pub(super) struct Snapshot {
     pub(super) taken_in: Instant,
     shared: BTreeMap<IpMode, Shared>,
     routes: BTreeMap<String, Arc<Resource>>,
+    names: Resources,
 }
 
 /// What is the same for every proxy of the same families.
@@ -85,6 +86,7 @@ impl Snapshot {
                 .map(routing)
                 .map(named)
                 .collect(),
+            names: vec![encoded(String::new(), names::table(&registry))],
             taken_in: Instant::now(),
             generation,
             registry,
@@ -144,6 +146,8 @@ impl Wanted {
         match kind {
             Kind::Cds => both(shared.map(|shared| &shared.clusters), &self.own_clusters),
             Kind::Lds => both(shared.map(|shared| &shared.listeners), &self.own_listeners),
+            // One table, and it has no name.
+            Kind::Nds => self.snapshot.names.clone(),
             Kind::Eds => {
                 let known = shared.map_or(&nothing, |shared| &shared.endpoints);
                 by_name(known, names, |name| assignment(endpoints::none(name.to_owned())))
@@ -157,7 +161,7 @@ impl Wanted {
     /// The names that a proxy asks for once it has the types that these depend on; empty for types that need no names.
     pub(super) fn needed(&self, kind: Kind) -> impl Iterator<Item = &str> {
         let named = match kind {
-            Kind::Cds | Kind::Lds => None,
+            Kind::Cds | Kind::Lds | Kind::Nds => None,
             Kind::Eds => self
                 .snapshot
                 .shared

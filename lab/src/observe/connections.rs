@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use netlink_sys::Socket;
@@ -13,6 +13,7 @@ use crate::path::Hook;
 use crate::sys;
 
 use super::access_log::Entry;
+use super::join::dns::Lookup;
 use super::netlink::{self, messages};
 use super::nftrace::{self, Event, GROUPS, Protocol, Segment, Tracked, Tuple};
 use super::packet::{Assembly, Packet, Progress};
@@ -112,6 +113,7 @@ pub struct Mark {
     pub(super) connections: usize,
     pub(super) entries: usize,
     pub(super) losses: usize,
+    pub(super) lookups: usize,
 }
 
 /// All that has been observed.
@@ -121,6 +123,8 @@ pub(super) struct Seen {
     pub(super) connections: Vec<Connection>,
     pub(super) entries: Vec<Logged>,
     pub(super) reports: Vec<(usize, Origin)>,
+    /// What agents did with questions, by pod.
+    pub(super) lookups: Vec<(usize, Lookup)>,
     /// Why something since then may have gone unseen.
     pub(super) losses: Vec<String>,
     by_tuple: HashMap<(usize, Tuple), Vec<usize>>,
@@ -156,6 +160,7 @@ impl Seen {
             connections: self.connections.len(),
             entries: self.entries.len(),
             losses: self.losses.len(),
+            lookups: self.lookups.len(),
         }
     }
 
@@ -237,11 +242,7 @@ impl Seen {
                 }
             }
             Event::Tracked(tracked) => {
-                let newest = self
-                    .by_tuple
-                    .get(&(pod, tracked.original))
-                    .and_then(|all| all.last());
-                if let Some(&id) = newest {
+                if let Some(id) = self.tracked_as(pod, &tracked) {
                     self.connections[id].tracked = Some(tracked);
                 }
             }
@@ -252,6 +253,16 @@ impl Seen {
             }
             Event::Other => {}
         }
+    }
+
+    /// Which connection conntrack speaks of: the one with its id. Two conntrack zones may have the same addresses at once,
+    /// so that the newest with these addresses is right only where the kernel does not tell ids.
+    fn tracked_as(&self, pod: usize, tracked: &Tracked) -> Option<usize> {
+        let all = self.by_tuple.get(&(pod, tracked.original))?;
+        all.iter().copied().rfind(|&id| {
+            let known = self.connections[id].packet.conntrack_id;
+            known.is_none_or(|known| known == tracked.id)
+        })
     }
 
     /// At once: a short-lived client may be gone a moment later.
@@ -286,7 +297,29 @@ impl Seen {
                     self.connections[id].ended = Some(Ended::Refused(tuple.source.port()));
                 }
             }
-            (Segment::Rst | Segment::Other, _) => {}
+            (Segment::Unreachable, Some(Hook::Output)) => {
+                self.refuse_datagrams(pod, tuple.destination.ip());
+            }
+            (Segment::Rst | Segment::Other | Segment::Unreachable, _) => {}
+        }
+    }
+
+    /// The kernel has told somebody that a datagram found no socket: which one, the table knows.
+    fn refuse_datagrams(&mut self, pod: usize, told: IpAddr) {
+        let refused = match self.pods[pod].users.refused(told) {
+            Ok(refused) => refused,
+            Err(error) => return self.lose(pod, &error),
+        };
+        let waiting = |connection: &&mut Connection| {
+            connection.pod == pod
+                && connection.ended.is_none()
+                && connection.tuple().protocol == Protocol::Udp
+        };
+        for connection in self.connections.iter_mut().rev().filter(waiting) {
+            let came = *connection.last_tuple();
+            if refused.contains(&came) {
+                connection.ended = Some(Ended::Refused(came.destination.port()));
+            }
         }
     }
 

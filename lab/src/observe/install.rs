@@ -39,6 +39,8 @@ const FLOWS: u32 = 65_536;
 const FLOW_MS: u64 = 120_000;
 /// How long the user of a SYN is remembered: longer than a step needs to ask.
 const USER_MS: u64 = 60_000;
+/// How long a refused datagram is remembered: longer than its ICMP error needs to be told of.
+const REFUSED_MS: u64 = 60_000;
 /// nft's type of a user, after those of a key.
 const USER_TYPE: u32 = 0x1e;
 
@@ -54,7 +56,18 @@ struct Layout {
     address: u32,
     /// nft's type of an address.
     address_type: u32,
+    /// "Port unreachable": the protocol that says it, type and code.
+    icmp: u8,
+    unreachable: [u8; 2],
+    /// How a header without options begins, which is of these bytes; and where it has the protocol.
+    first: Option<u8>,
+    header: u32,
+    protocol: u32,
     users: &'static str,
+    refused: &'static str,
+    /// Flows of this pod's sockets, with their users: two users may have the same addresses one after the other.
+    sent: &'static str,
+    /// What answers them, and what answers those of others.
     out: &'static str,
     r#in: &'static str,
 }
@@ -65,7 +78,15 @@ const V4: Layout = Layout {
     destination: 16,
     address: 4,
     address_type: 7,
+    icmp: 1,
+    unreachable: [3, 3],
+    // Five words long (RFC 791, 3.1); the kernel sends no options with a datagram of its own.
+    first: Some(0x45),
+    header: 20,
+    protocol: 9,
     users: "syn_users",
+    refused: "udp_refused",
+    sent: "udp_sent",
     out: "udp_out",
     r#in: "udp_in",
 };
@@ -75,7 +96,15 @@ const V6: Layout = Layout {
     destination: 24,
     address: 16,
     address_type: 8,
+    icmp: 58,
+    unreachable: [1, 4],
+    // Options are headers of their own, and the protocol is theirs then (RFC 8200, 4).
+    first: None,
+    header: 40,
+    protocol: 6,
     users: "syn_users6",
+    refused: "udp_refused6",
+    sent: "udp_sent6",
     out: "udp_out6",
     r#in: "udp_in6",
 };
@@ -90,14 +119,38 @@ impl Layout {
     const fn key_bytes(self) -> u32 {
         2 * (self.address + 4)
     }
+
+    /// The register behind a key.
+    const fn key_end(self) -> u32 {
+        KEY + self.key_bytes() / 4
+    }
+
+    fn sets(self) -> [(&'static str, bool, u64); 5] {
+        [
+            (self.out, false, FLOW_MS),
+            (self.r#in, false, FLOW_MS),
+            (self.users, true, USER_MS),
+            (self.refused, false, REFUSED_MS),
+            (self.sent, true, FLOW_MS),
+        ]
+    }
+}
+
+const fn layout_of(ip: IpAddr) -> Layout {
+    match ip {
+        IpAddr::V4(_) => V4,
+        IpAddr::V6(_) => V6,
+    }
 }
 
 /// The set that has the users of connections from this address.
 pub(super) const fn users_of(source: IpAddr) -> &'static str {
-    match source {
-        IpAddr::V4(_) => V4.users,
-        IpAddr::V6(_) => V6.users,
-    }
+    layout_of(source).users
+}
+
+/// The set that has the datagrams from this address that found no socket.
+pub(super) const fn refused_of(source: IpAddr) -> &'static str {
+    layout_of(source).refused
 }
 
 const TCP: u8 = 6;
@@ -142,33 +195,35 @@ pub(super) fn install(pod: &str, namespace: &NetNs, addresses: Ips) -> Result<()
 
 fn contents(families: &[Layout]) -> Vec<(u16, u16, Vec<u8>)> {
     let mut all = vec![(NEW_TABLE, 0, Bytes::default().text(1, TABLE).into_inner())];
-    for (id, ip) in (1..).step_by(3).zip(families) {
+    let all_sets = families.iter().flat_map(|ip| ip.sets().map(|each| (*ip, each)));
+    for (id, (ip, (name, with_user, timeout_ms))) in (1..).zip(all_sets) {
         let (key, bytes) = (ip.key_type(), ip.key_bytes());
-        all.push((NEW_SET, 0, set(ip.out, id, key, bytes, FLOW_MS)));
-        all.push((NEW_SET, 0, set(ip.r#in, id + 1, key, bytes, FLOW_MS)));
-        all.push((
-            NEW_SET,
-            0,
-            set(ip.users, id + 2, key << 6 | USER_TYPE, bytes + 4, USER_MS),
-        ));
+        let (key, bytes) = if with_user {
+            (key << 6 | USER_TYPE, bytes + 4)
+        } else {
+            (key, bytes)
+        };
+        all.push((NEW_SET, 0, set(name, id, key, bytes, timeout_ms)));
     }
     for (_, name, hook, priority) in CHAINS {
         all.push((NEW_CHAIN, 0, chain(name, hook, priority)));
     }
-    for ip in families {
-        all.push((NEW_RULE, APPEND, rule("output", &user_of_syn(*ip))));
+    for &ip in families {
+        all.push((NEW_RULE, APPEND, rule("output", &user_of_syn(ip))));
     }
     for name in ["prerouting", "output"] {
         all.push((NEW_RULE, APPEND, rule(name, &opening_syn())));
-        for ip in families {
-            let (own, other) = if name == "output" {
-                (ip.out, ip.r#in)
-            } else {
-                (ip.r#in, ip.out)
-            };
-            all.push((NEW_RULE, APPEND, rule(name, &first_datagram(*ip, own, other))));
-            all.push((NEW_RULE, APPEND, rule(name, &later_datagram(*ip, own))));
-        }
+    }
+    for &ip in families {
+        let mut add = |chain: &str, expressions: &[Expression]| {
+            all.push((NEW_RULE, APPEND, rule(chain, expressions)));
+        };
+        add("prerouting", &first_to_come(ip));
+        add("prerouting", &later_datagram(ip, ip.r#in, false));
+        add("output", &first_to_go(ip));
+        add("output", &later_datagram(ip, ip.sent, true));
+        add("output", &later_datagram(ip, ip.out, false));
+        add("output", &refused_datagram(ip));
     }
     all.push((NEW_RULE, APPEND, rule("output", &refusal())));
     all
@@ -219,16 +274,10 @@ type Expression = (&'static str, Bytes);
 ///
 /// This stands before the rule that sets `nftrace`, so it is never part of a trace.
 fn user_of_syn(ip: Layout) -> Vec<Expression> {
-    const SOCKET_USER: u32 = 10;
     let mut all = vec![meta(15), equals(&[ip.number])];
     all.extend(protocol(TCP));
     all.extend(tcp_flags(SYN | ACK_FLAG, SYN));
-    all.extend(key(ip, false));
-    let after_key = KEY + ip.key_bytes() / 4;
-    all.push((
-        "meta",
-        Bytes::default().number(1, after_key).number(2, SOCKET_USER),
-    ));
+    all.extend(key_with_user(ip));
     all.push(remember(ip.users, KEY));
     all
 }
@@ -252,29 +301,91 @@ fn refusal() -> Vec<Expression> {
     all
 }
 
+/// ICMP "port unreachable" about a datagram: the kernel's answer where there is no socket. A trace event has too little of
+/// the packet to say which datagram it was, so the table keeps its addresses, which follow the ICMP header.
+fn refused_datagram(ip: Layout) -> Vec<Expression> {
+    const HEADER: u32 = 8;
+    let ports = HEADER + ip.header;
+    let mut all = vec![meta(15), equals(&[ip.number])];
+    all.extend(protocol(ip.icmp));
+    all.push(payload(2, 0, 2, SINGLE));
+    all.push(equals(&ip.unreachable));
+    if let Some(first) = ip.first {
+        all.push(payload(2, HEADER, 1, SINGLE));
+        all.push(equals(&[first]));
+    }
+    all.push(payload(2, HEADER + ip.protocol, 1, SINGLE));
+    all.push(equals(&[UDP]));
+    let ends = [(HEADER + ip.source, ports), (HEADER + ip.destination, ports + 2)];
+    all.extend(key_of(ip, 2, ends));
+    all.push(remember(ip.refused, KEY));
+    all.extend(traced());
+    all
+}
+
 /// There is no conntrack at -301, so the table keeps the flows itself: a datagram whose addresses are not in its
-/// hook's set opens one, and the answers to it are none. A set for each hook, because over `lo` the same datagram
+/// hook's sets opens one, and the answers to it are none. Sets for each hook, because over `lo` the same datagram
 /// passes OUTPUT and PREROUTING.
-fn first_datagram(ip: Layout, own: &str, other: &str) -> Vec<Expression> {
+fn first_to_come(ip: Layout) -> Vec<Expression> {
     let mut all = udp(ip);
     all.extend(key(ip, false));
-    all.push((
-        "lookup",
-        Bytes::default().text(1, own).number(2, KEY).number(5, 1),
-    ));
+    all.push(unknown(ip.r#in));
     // A full set ends the rule at `dynset`: the datagram is traced all the same.
     all.extend(traced());
-    all.extend(key(ip, true));
-    all.push(remember(own, KEY));
-    all.push(remember(other, KEY));
+    // The register of single values overlaps the first of a key's.
+    all.extend(key(ip, false));
+    all.push(remember(ip.r#in, KEY));
+    all.extend(answers_are_known(ip));
+    all
+}
+
+fn first_to_go(ip: Layout) -> Vec<Expression> {
+    let mut all = udp(ip);
+    all.extend(key_with_user(ip));
+    all.push(unknown(ip.out));
+    all.push(unknown(ip.sent));
+    all.extend(traced());
+    all.extend(key_with_user(ip));
+    all.push(remember(ip.sent, KEY));
+    all.extend(answers_are_known(ip));
+    all
+}
+
+fn answers_are_known(ip: Layout) -> Vec<Expression> {
+    let mut all = key(ip, true);
+    all.push(remember(ip.r#in, KEY));
+    all.push(remember(ip.out, KEY));
     all
 }
 
 /// Each datagram keeps its flow alive.
-fn later_datagram(ip: Layout, own: &str) -> Vec<Expression> {
+fn later_datagram(ip: Layout, set: &str, with_user: bool) -> Vec<Expression> {
     let mut all = udp(ip);
-    all.extend(key(ip, false));
-    all.push(remember(own, KEY));
+    all.extend(if with_user {
+        key_with_user(ip)
+    } else {
+        key(ip, false)
+    });
+    all.push(lookup(set, false));
+    all.push(remember(set, KEY));
+    all
+}
+
+fn unknown(set: &str) -> Expression {
+    lookup(set, true)
+}
+
+fn lookup(set: &str, inverted: bool) -> Expression {
+    let content = Bytes::default().text(1, set).number(2, KEY);
+    ("lookup", content.number(5, u32::from(inverted)))
+}
+
+/// Source and destination, and the user of the socket.
+fn key_with_user(ip: Layout) -> Vec<Expression> {
+    const SOCKET_USER: u32 = 10;
+    let mut all = key(ip, false);
+    let user = Bytes::default().number(1, ip.key_end()).number(2, SOCKET_USER);
+    all.push(("meta", user));
     all
 }
 
@@ -300,17 +411,25 @@ fn tcp_flags(mask: u8, value: u8) -> Vec<Expression> {
 
 /// Source and destination, or the other way round, into registers from [`KEY`] on.
 fn key(ip: Layout, back: bool) -> Vec<Expression> {
+    let (source, destination) = ((ip.source, 0), (ip.destination, 2));
     let ends = if back {
-        [(ip.destination, 2), (ip.source, 0)]
+        [destination, source]
     } else {
-        [(ip.source, 0), (ip.destination, 2)]
+        [source, destination]
     };
+    key_of(ip, 1, ends)
+}
+
+/// Two ends: where their addresses are from this base on, and their ports in the transport's header.
+fn key_of(ip: Layout, base: u32, ends: [(u32, u32); 2]) -> Vec<Expression> {
     let half = ip.key_bytes() / 8;
-    let pairs = [KEY, KEY + half].into_iter().zip(ends);
-    pairs
+    let registers = [KEY, KEY + half];
+    registers
+        .into_iter()
+        .zip(ends)
         .flat_map(|(register, (address, port))| {
             [
-                payload(1, address, ip.address, register),
+                payload(base, address, ip.address, register),
                 payload(2, port, 2, register + half - 1),
             ]
         })

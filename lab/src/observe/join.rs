@@ -3,6 +3,8 @@
 //! Joined only by what was observed: the SYN's source and sequence number between pods, a sidecar's access log
 //! between its two sides, request ids and (one step at a time) the step's own time for what an app calls.
 
+pub(super) mod dns;
+
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -220,6 +222,7 @@ impl Walk<'_> {
             Role::Sidecar if LOGGED.contains(&port) => self.through_sidecar(connection, port, request),
             Role::Container(_) => self.calls_of_app(connection.pod, request),
             Role::Agent if port == HEALTH && !self.parallel => self.probe_of_agent(connection.pod),
+            Role::Agent if port == dns::CAPTURED => self.through_dns(connection),
             Role::Sidecar | Role::Agent => {}
         }
     }

@@ -48,6 +48,7 @@ use connections::Seen;
 pub use connections::Mark;
 pub use install::TABLE;
 pub use join::Collected;
+pub use join::dns::Lookup;
 pub use leg::{ObservedHop, ObservedLeg};
 pub use netlink::Error as NetlinkError;
 pub use nftrace::{Protocol, Tuple, Verdict};
@@ -226,6 +227,15 @@ impl Observer {
         let mut seen = self.seen.borrow_mut();
         let pod = seen.pod(&origin.pod)?;
         seen.reports.push((pod, origin));
+        self.news.notify_waiters();
+        Ok(())
+    }
+
+    /// An agent reports what it does with a question that came to its DNS.
+    pub fn looked_up(&self, pod: &str, lookup: Lookup) -> Result<(), Error> {
+        let mut seen = self.seen.borrow_mut();
+        let pod = seen.pod(pod)?;
+        seen.lookups.push((pod, lookup));
         self.news.notify_waiters();
         Ok(())
     }

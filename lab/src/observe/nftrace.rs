@@ -23,6 +23,9 @@ const GOTO: i32 = -4;
 const RETURN: i32 = -5;
 /// `NFT_TRACETYPE_POLICY`.
 const POLICY: u32 = 1;
+/// Type and code (RFC 792, RFC 4443).
+const PORT_UNREACHABLE: [u8; 2] = [3, 3];
+const PORT_UNREACHABLE6: [u8; 2] = [1, 4];
 
 /// A transport protocol that the lab follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +80,8 @@ pub(super) enum Segment {
     Other,
     /// A datagram.
     Datagram,
+    /// ICMP: there was no socket for a datagram. Of its addresses only those of the ICMP packet are told.
+    Unreachable,
 }
 
 /// A rule's or a chain's verdict.
@@ -262,9 +267,16 @@ fn packet(network: &[u8], transport: &[u8]) -> Option<(Tuple, Segment)> {
     let (protocol, kind) = match number {
         6 => (Protocol::Tcp, segment(transport)?),
         17 => (Protocol::Udp, Segment::Datagram),
+        1 if transport.starts_with(&PORT_UNREACHABLE) => (Protocol::Udp, Segment::Unreachable),
+        58 if transport.starts_with(&PORT_UNREACHABLE6) => (Protocol::Udp, Segment::Unreachable),
         _ => return None,
     };
-    let port = |at: usize| Some(u16::from_be_bytes(fixed(transport.get(at..)?)?));
+    let port = |at: usize| match kind {
+        Segment::Unreachable => Some(0),
+        Segment::Syn(_) | Segment::Rst | Segment::Other | Segment::Datagram => {
+            Some(u16::from_be_bytes(fixed(transport.get(at..)?)?))
+        }
+    };
     let tuple = Tuple {
         protocol,
         source: SocketAddr::new(source, port(0)?),

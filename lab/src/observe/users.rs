@@ -1,17 +1,20 @@
-//! Which user opened a connection: what the kernel put into `lab_trace`'s set when the SYN left the socket.
+//! What the kernel put into `lab_trace`'s sets: which user opened a connection, when the SYN left the socket; which
+//! datagrams found no socket.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::net::netns::NetNs;
 
-use super::install::{TABLE, users_of};
+use super::install::{TABLE, refused_of, users_of};
 use super::netlink::{self, Asking, Bytes, DUMP, REQUEST, attributes, fixed};
 use super::nftrace::{Protocol, Tuple};
 
 const GET_ELEMENTS: u16 = 0x0a0d;
 const INET: u8 = 1;
 const TRIES: u32 = 3;
+const V4_BYTES: usize = 16;
+const V6_BYTES: usize = 40;
 
 /// The users of the SYNs of one pod.
 #[derive(Debug)]
@@ -36,36 +39,67 @@ impl Users {
                 break;
             }
             self.known.clear();
-            let sequence = self.asking.next_sequence();
-            let request = Bytes::netfilter(GET_ELEMENTS, REQUEST | DUMP, sequence, INET, 0)
-                .text(1, TABLE)
-                .text(2, users_of(tuple.source.ip()))
-                .finish();
             let known = &mut self.known;
-            self.asking
-                .dump("listing the users of SYNs", &request, |message| {
-                    known.extend(elements(message.payload));
-                })?;
+            let add = |payload: &[u8]| known.extend(elements(payload));
+            let set = users_of(tuple.source.ip());
+            list(&mut self.asking, set, "listing the users of SYNs", add)?;
         }
         Ok(self.known.get(tuple).copied())
     }
+
+    /// The datagrams from addresses of this one's family that found no socket, as they came to where it was not.
+    pub(super) fn refused(&mut self, source: IpAddr) -> Result<Vec<Tuple>, netlink::Error> {
+        let mut all = Vec::new();
+        let add = |payload: &[u8]| {
+            let found = keys(payload).filter_map(|key| ends(key, Protocol::Udp));
+            all.extend(found);
+        };
+        let set = refused_of(source);
+        list(&mut self.asking, set, "listing refused datagrams", add)?;
+        Ok(all)
+    }
+}
+
+fn list(
+    asking: &mut Asking,
+    set: &str,
+    what: &'static str,
+    mut each: impl FnMut(&[u8]),
+) -> Result<(), netlink::Error> {
+    let sequence = asking.next_sequence();
+    let request = Bytes::netfilter(GET_ELEMENTS, REQUEST | DUMP, sequence, INET, 0)
+        .text(1, TABLE)
+        .text(2, set)
+        .finish();
+    asking.dump(what, &request, |message| each(message.payload))
 }
 
 pub(super) fn elements(payload: &[u8]) -> Vec<(Tuple, u32)> {
+    // The user follows the addresses, in the machine's byte order.
+    let user = |key: &[u8]| Some(u32::from_ne_bytes(fixed(key.get(of_addresses(key)..)?)?));
+    keys(payload)
+        .filter_map(|key| Some((ends(key, Protocol::Tcp)?, user(key)?)))
+        .collect()
+}
+
+fn keys(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     const ELEMENTS: u16 = 3;
     attributes(payload.get(4..).unwrap_or_default())
         .filter(|(kind, _)| *kind == ELEMENTS)
         .flat_map(|(_, list)| attributes(list))
         .filter_map(|(_, element)| {
             let key = attributes(element).find(|(kind, _)| *kind == 1)?.1;
-            from_key(attributes(key).next()?.1)
+            Some(attributes(key).next()?.1)
         })
-        .collect()
 }
 
-/// Address, port, address, port, each in registers of four bytes, then the user in the machine's byte order.
-fn from_key(key: &[u8]) -> Option<(Tuple, u32)> {
-    const V6: usize = 44;
+/// How many of a key's bytes are addresses and ports.
+const fn of_addresses(key: &[u8]) -> usize {
+    if key.len() < V6_BYTES { V4_BYTES } else { V6_BYTES }
+}
+
+/// Address, port, address, port, each in registers of four bytes; then there may be more.
+fn ends(key: &[u8], protocol: Protocol) -> Option<Tuple> {
     let port = |at: usize| Some(u16::from_be_bytes(fixed(key.get(at..)?)?));
     let v4 = |at: usize| {
         let address = Ipv4Addr::from(fixed::<4>(key.get(at..)?)?);
@@ -75,15 +109,14 @@ fn from_key(key: &[u8]) -> Option<(Tuple, u32)> {
         let address = Ipv6Addr::from(fixed::<16>(key.get(at..)?)?);
         Some(SocketAddr::from((address, port(at + 16)?)))
     };
-    let (source, destination, user) = if key.len() == V6 {
-        (v6(0)?, v6(20)?, 40)
+    let (source, destination) = if of_addresses(key) == V4_BYTES {
+        (v4(0)?, v4(8)?)
     } else {
-        (v4(0)?, v4(8)?, 16)
+        (v6(0)?, v6(20)?)
     };
-    let tuple = Tuple {
-        protocol: Protocol::Tcp,
+    Some(Tuple {
+        protocol,
         source,
         destination,
-    };
-    Some((tuple, u32::from_ne_bytes(fixed(key.get(user..)?)?)))
+    })
 }

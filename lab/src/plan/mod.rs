@@ -162,6 +162,11 @@ fn pod_ips(families: IpFamilies, v4: Ipv4Addr) -> Ips {
     Ips::new(families, v4, same_number(PODS6, v4))
 }
 
+/// The name server of a pod with these families: kubelet's `--cluster-dns` is of the one that comes first.
+pub fn resolver(families: IpFamilies) -> IpAddr {
+    service_ips(families, DNS_IP).first()
+}
+
 fn service_ips(families: IpFamilies, v4: Ipv4Addr) -> Ips {
     Ips::new(families, v4, same_number(SERVICES6, v4))
 }

@@ -187,6 +187,8 @@ pub struct ProxyLife {
     pub drain: Duration,
     /// `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`, with `MINIMUM_DRAIN_DURATION`.
     pub exit_on_zero: Option<Duration>,
+    /// `ISTIO_META_DNS_CAPTURE`, if it was given.
+    pub dns_capture: Option<bool>,
     /// `lifecycle.preStop` of the container `istio-proxy` in the pod's spec.
     pub pre_stop: Option<Handler>,
 }
@@ -200,6 +202,7 @@ impl Default for ProxyLife {
             rewrite_probes: true,
             drain: Duration::from_secs(5),
             exit_on_zero: None,
+            dns_capture: None,
             pre_stop: None,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use iptables::raw::{Raw, Text};
 use serde_yaml::Value;
 
 use super::fields::{At, Fields, Reader};
@@ -103,7 +104,7 @@ pub(super) fn proxy(
                 &at,
                 &format!("{PROXY_CONFIG}: {what}"),
                 "write `holdApplicationUntilProxyStarts: true`, `terminationDrainDuration: 5s`, or \
-                 `proxyMetadata: {EXIT_ON_ZERO_ACTIVE_CONNECTIONS: \"true\", MINIMUM_DRAIN_DURATION: 5s}`",
+                 `proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\", EXIT_ON_ZERO_ACTIVE_CONNECTIONS: \"true\", MINIMUM_DRAIN_DURATION: 5s}`",
             );
         }
     }
@@ -141,12 +142,25 @@ fn metadata(value: &Value, life: &mut ProxyLife) -> Result<(), String> {
             "EXIT_ON_ZERO_ACTIVE_CONNECTIONS" => {
                 wanted = value.as_bool() == Some(true) || value.as_str() == Some("true");
             }
+            "ISTIO_META_DNS_CAPTURE" => {
+                life.dns_capture = Some(value.as_bool() == Some(true) || value.as_str() == Some("true"));
+            }
             "MINIMUM_DRAIN_DURATION" => minimum = duration(value)?,
             other => return Err(format!("proxyMetadata `{other}` is not supported")),
         }
     }
     life.exit_on_zero = wanted.then_some(minimum);
     Ok(())
+}
+
+/// What `ISTIO_META_DNS_CAPTURE` asks of istio-init, or of the CNI plugin, which captures every query.
+pub(super) fn dns_options(dns_capture: Option<bool>, cni: bool) -> Raw {
+    let text = |flag: bool| Some(Text(flag.to_string()));
+    Raw {
+        redirect_dns: dns_capture.and_then(text),
+        capture_all_dns: dns_capture.filter(|_| cni).and_then(text),
+        ..Raw::default()
+    }
 }
 
 fn duration(value: &Value) -> Result<Duration, String> {

@@ -5,10 +5,11 @@
 )]
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use iptables::annotations::from_annotations;
-use iptables::options::{DnsCapture, Interception, Mode};
+use iptables::options::{Interception, Mode};
 use iptables::raw::{Mistake, Raw, Start, Text};
 use serde_yaml::Value;
 
@@ -132,10 +133,17 @@ pub(super) fn custom_rules(
     interception: &Interception,
 ) -> Option<CustomRules> {
     let file = interception.custom_rules.as_ref()?.display().to_string();
-    let mut path = format!("{}.interception.customRules", pod_at.path);
-    if !reader.has(&path) {
-        "mesh.interception.customRules".clone_into(&mut path);
-    }
+    let places = [
+        &format!("{}.", pod_at.path),
+        &format!("{}.spec.", pod_at.path),
+        "mesh.",
+    ];
+    let mut paths = places
+        .map(|place| format!("{place}interception.customRules"))
+        .into_iter();
+    let path = paths
+        .find(|path| reader.has(path))
+        .unwrap_or_else(|| pod_at.path.clone());
     let at = At {
         value: &Value::Null,
         path,
@@ -187,6 +195,13 @@ pub(super) fn interception(
     if has_ipv6 && written.custom_rules.is_none() {
         written.enable_ipv6.get_or_insert_with(|| Text("true".to_owned()));
     }
+    if written.dns_servers_v4.is_none() && written.dns_servers_v6.is_none() {
+        // As istio-init reads them from the pod's resolv.conf; they count only if DNS is captured by server.
+        match crate::plan::resolver(families) {
+            IpAddr::V4(ip) => written.dns_servers_v4 = Some(Text(ip.to_string())),
+            IpAddr::V6(ip) => written.dns_servers_v6 = Some(Text(ip.to_string())),
+        }
+    }
     let interception = match written.resolve(Start::Injector) {
         Ok(interception) => interception,
         Err(mistakes) => {
@@ -194,16 +209,6 @@ pub(super) fn interception(
             return None;
         }
     };
-    let not_yet = |what: &str, instead: &str| {
-        reader.wrong(
-            pod_at,
-            &format!("{what} is not supported in a running lab yet"),
-            instead,
-        );
-    };
-    if matches!(interception.dns, DnsCapture::Servers(_) | DnsCapture::All) {
-        not_yet("DNS capture", "leave redirectDNS and captureAllDNS out");
-    }
     if interception.has_ipv6 && !has_ipv6 {
         reader.wrong(
             pod_at,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use iptables::options::{Backend, Interception};
+use iptables::options::{Backend, DnsCapture, Interception};
 use serde::{Deserialize, Serialize};
 
 use super::custom::CustomRules;
@@ -269,6 +269,16 @@ pub struct Sidecar {
     pub life: ProxyLife,
 }
 
+impl Sidecar {
+    /// Its agent answers DNS.
+    pub fn captures_dns(&self) -> bool {
+        match self.interception.dns {
+            DnsCapture::Off | DnsCapture::NoServers => false,
+            DnsCapture::Servers(_) | DnsCapture::All => true,
+        }
+    }
+}
+
 /// A container.
 #[derive(Debug, Clone)]
 pub struct Container {
@@ -409,6 +419,8 @@ pub enum XdsType {
     Lds,
     /// Routes.
     Rds,
+    /// Names, for the agent's DNS.
+    Nds,
 }
 
 /// One step.
@@ -610,10 +622,12 @@ pub enum RequestKind {
         /// What is sent and read.
         exchange: Exchange,
     },
-    /// A DNS query to the pod's resolver, for an A record, or an AAAA record in a pod that has IPv6 alone.
+    /// A DNS query for an A record, or an AAAA record in a pod that has IPv6 alone.
     Dns {
         /// The name.
         name: String,
+        /// Who is asked, `ADDRESS` or `ADDRESS:PORT`; none = the pod's resolver.
+        server: Option<String>,
         /// TCP instead of UDP.
         tcp: bool,
     },

@@ -3,7 +3,7 @@
 use super::fields::{At, Reader, nearest, suggestion};
 use super::lifecycle::ContainerKind;
 use super::model::{
-    Actor, Container, ContainerId, Gate, Pod, PodId, ProcessName, Service, Target, Workload, XdsType,
+    Actor, Container, ContainerId, Gate, Pod, PodId, ProcessName, Service, Sidecar, Target, Workload, XdsType,
 };
 
 /// The pods of a scenario, to look names up in.
@@ -171,6 +171,7 @@ pub(super) fn one_gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gat
         "xds.eds" => Some(Gate::Xds(XdsType::Eds)),
         "xds.lds" => Some(Gate::Xds(XdsType::Lds)),
         "xds.rds" => Some(Gate::Xds(XdsType::Rds)),
+        "xds.nds" => Some(Gate::Xds(XdsType::Nds)),
         _ => None,
     };
     if let Some(gate) = fixed {
@@ -180,6 +181,17 @@ pub(super) fn one_gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gat
                 &at,
                 &format!("gate `{text}`: pod `{}` has no sidecar", pod.name),
                 "",
+            );
+            return None;
+        }
+        if gate == Gate::Xds(XdsType::Nds) && !pod.sidecar.as_ref().is_some_and(Sidecar::captures_dns) {
+            reader.wrong(
+                &at,
+                &format!(
+                    "gate `{text}`: pod `{}` does not capture DNS, so its agent asks for no names",
+                    pod.name
+                ),
+                "write `interception: {redirectDNS: true}` in the pod or in `mesh`",
             );
             return None;
         }
@@ -227,7 +239,7 @@ pub(super) fn one_gate(reader: &Reader<'_>, at: At<'_>, pod: &Pod) -> Option<Gat
         if pod.sidecar.is_some() {
             known.extend(
                 [
-                    "rules", "agent", "sidecar", "xds.cds", "xds.eds", "xds.lds", "xds.rds",
+                    "rules", "agent", "sidecar", "xds.cds", "xds.eds", "xds.lds", "xds.rds", "xds.nds",
                 ]
                 .map(str::to_owned),
             );

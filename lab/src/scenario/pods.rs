@@ -152,6 +152,7 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
     let annotated = Annotated {
         labels: &labels,
         annotations: &annotations,
+        dns_capture: proxy_life.dns_capture,
         ip_families,
     };
     let injected = sidecar(reader, &at, &fields, &annotated, mesh);
@@ -200,6 +201,7 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
 struct Annotated<'a> {
     labels: &'a BTreeMap<String, String>,
     annotations: &'a BTreeMap<String, String>,
+    dns_capture: Option<bool>,
     ip_families: IpFamilies,
 }
 
@@ -230,6 +232,10 @@ fn sidecar(
     if !wanted {
         return None;
     }
+    let cni = fields.get("cni").and_then(|at| reader.flag(at)).or(mesh.cni);
+    let (written, own_at) = own.unwrap_or_else(|| (Raw::default(), at.clone()));
+    let own = lives::dns_options(of.dns_capture, cni == Some(true)).or(written);
+    let own = Some((own, own_at));
     let (interception, intercept) = mesh::interception(
         reader,
         at,

@@ -1,5 +1,6 @@
 //! `steps`.
 
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -233,6 +234,7 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
         "http2",
         "over",
         "ipFamily",
+        "server",
         "asUser",
         "asGroup",
         "timeout",
@@ -279,6 +281,7 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
                 .and_then(|at| reader.word(at, &[("udp", false), ("tcp", true)]));
             Some(RequestKind::Dns {
                 name: reader.string(kind_at)?,
+                server: fields.get("server").and_then(|at| server(reader, at, own, names)),
                 tcp: over.unwrap_or(false),
             })
         }
@@ -292,6 +295,22 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
         timeout: timeout(reader, &fields, REQUEST),
         ip_family,
     })
+}
+
+/// Who is asked instead of the pod's resolver.
+fn server(reader: &Reader<'_>, at: At<'_>, own: Option<PodId>, names: &Names<'_>) -> Option<String> {
+    let text = reader.string(at.clone())?;
+    placeholders(reader, &at, &text, own, names);
+    let is_address = text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok();
+    if !is_address && !text.starts_with("${") {
+        reader.wrong(
+            &at,
+            &format!("`{text}` is no address"),
+            "write `server: 127.0.0.1:5353` (53 if no port is given); it is asked as it is, so it has no name",
+        );
+        return None;
+    }
+    Some(text)
 }
 
 fn http(

@@ -108,8 +108,12 @@ impl Condition {
     }
 }
 
+/// The data plane first, then the agent's own DNS, as pilot-agent's `/healthz/ready` asks them.
 async fn look(shared: &Shared) -> Condition {
     match get(shared.admin(), "/ready").await {
+        Ok((StatusCode::OK, _)) if shared.names.as_ref().is_some_and(|names| !names.are_known()) => {
+            Condition::Starting("DNS capture is on and the name table has not come yet".to_owned())
+        }
         Ok((StatusCode::OK, _)) => Condition::Ready,
         Ok((_, body)) => Condition::Starting(body.trim().to_owned()),
         Err(why) => Condition::Silent(why),
@@ -235,6 +239,9 @@ async fn metrics(shared: &Shared) -> String {
          # HELP istio_agent_uptime_seconds Since the agent started.\n\
          # TYPE istio_agent_uptime_seconds gauge\nistio_agent_uptime_seconds {uptime}\n"
     ));
+    if let Some(names) = &shared.names {
+        text.push_str(&names.metrics());
+    }
     if let Some(startup) = shared.startup.get() {
         text.push_str(&format!(
             "# HELP istio_agent_data_plane_startup_seconds From the start of the data plane's process to its readiness.\n\

@@ -1,10 +1,12 @@
 //! The agent: starts and supervises the data plane, relays xDS to it, answers for its health, and merges metrics.
 
 mod app_health;
+pub mod dns;
 mod drain;
 mod envoy;
 mod events;
 mod health;
+mod names;
 mod relay;
 mod supervise;
 
@@ -12,6 +14,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -26,6 +29,8 @@ use envoy::Envoy;
 /// The agent's own ports.
 const XDS: u16 = 15010;
 const STATUS: u16 = 15020;
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,9 @@ pub enum Error {
     /// The data plane.
     #[error("starting the data plane")]
     DataPlane(#[source] std::io::Error),
+    /// Where questions that are not the mesh's would go.
+    #[error("reading {RESOLV_CONF}")]
+    ResolvConf(#[source] std::io::Error),
     /// What it was told about the app's probes.
     #[error("--app-probers")]
     Probers(#[source] serde_json::Error),
@@ -76,7 +84,9 @@ pub(crate) struct Shared {
     pub(crate) args: AgentArgs,
     /// Where the pod's own things are.
     pub(crate) here: Local,
-    pub(crate) events: Events,
+    pub(crate) events: Rc<Events>,
+    /// The mesh's names, if the agent answers DNS.
+    pub(crate) names: Option<Arc<dns::Names>>,
     /// What is done for `/app-health/…`.
     pub(crate) probers: app_health::Probers,
     /// What is the data plane, if it is not this program.
@@ -111,7 +121,16 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     };
     let xds = bind(SocketAddr::new(here.localhost, XDS), Families::One)?;
     let status = bind(SocketAddr::new(any, STATUS), Families::Both)?;
-    let events = Events::open(args.events_fd);
+    let (names, dns_sockets) = if args.dns_capture {
+        let text = std::fs::read_to_string(RESOLV_CONF).map_err(Error::ResolvConf)?;
+        let resolvers = dns::resolv_conf::ResolvConf::parse(&text);
+        let sockets = dns::Sockets::bind(&resolvers).await?;
+        let names = dns::Names::new(&args.node_id, resolvers);
+        (Some(Arc::new(names)), Some(sockets))
+    } else {
+        (None, None)
+    };
+    let events = Rc::new(Events::open(args.events_fd));
     let probers = app_health::read(args.app_probers.as_deref()).map_err(Error::Probers)?;
     let envoy = args
         .envoy
@@ -123,6 +142,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
         here,
         args,
         events,
+        names,
         probers,
         envoy,
         life: Cell::new(Life::default()),
@@ -137,6 +157,10 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let relay = tokio::task::spawn_local(relay::serve(Rc::clone(&shared), xds));
     let status = tokio::task::spawn_local(health::serve(Rc::clone(&shared), status));
     let watch = tokio::task::spawn_local(health::watch(Rc::clone(&shared)));
+    let dns = shared.names.clone().zip(dns_sockets).map(|(names, sockets)| {
+        let events = Rc::clone(&shared.events);
+        tokio::task::spawn_local(dns::serve(names, events, sockets))
+    });
     let mut quitting = shared.quit.subscribe();
     let draining = Rc::clone(&shared);
     let ended = supervise::run(&shared, exec, async move {
@@ -146,7 +170,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
         }
     })
     .await;
-    for task in [relay, status, watch] {
+    for task in [relay, status, watch].into_iter().chain(dns) {
         task.abort();
     }
     ended.map_err(Error::DataPlane)

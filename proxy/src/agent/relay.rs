@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
@@ -18,10 +19,13 @@ use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Shared;
+use super::dns::Names;
+use super::names::{Requests, Subscription};
 
 struct Relay {
     istiod: String,
     moved: watch::Sender<u64>,
+    names: Option<Arc<Names>>,
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -31,6 +35,7 @@ pub(super) async fn serve(shared: Rc<Shared>, socket: TcpListener) {
     let relay = Relay {
         istiod: shared.args.istiod.clone(),
         moved: shared.moved.clone(),
+        names: shared.names.clone(),
     };
     let service = AggregatedDiscoveryServiceServer::new(relay).max_decoding_message_size(64 << 20);
     // Without it, the end of a long response waits for the delayed acknowledgement of its beginning: 40 ms.
@@ -59,6 +64,40 @@ impl Relay {
     }
 }
 
+impl Relay {
+    /// The data plane's requests, and the agent's own where it wants names.
+    fn requests(&self, requests: Streaming<DiscoveryRequest>) -> (Requests, Option<Subscription>) {
+        let requests = Requests::of(passing(requests, self.moved.clone()));
+        match &self.names {
+            Some(names) => {
+                let (requests, own) = Subscription::on(requests, Arc::clone(names));
+                (requests, Some(own))
+            }
+            None => (requests, None),
+        }
+    }
+
+    /// The responses without those that are the agent's.
+    fn others(
+        &self,
+        responses: Streaming<DiscoveryResponse>,
+        mut own: Subscription,
+    ) -> Responses<DiscoveryResponse> {
+        let moved = self.moved.clone();
+        Box::pin(responses.filter_map(move |response| {
+            let response = match response {
+                Ok(response) => own.take(response).map(Ok),
+                Err(status) => Some(Err(status)),
+            };
+            if response.is_none() {
+                // With its first names the sidecar may be ready.
+                moved.send_modify(|count| *count += 1);
+            }
+            std::future::ready(response)
+        }))
+    }
+}
+
 /// The requests of a stream as long as it has no error: an error ends both streams.
 fn passing<T: Send + 'static>(
     requests: Streaming<T>,
@@ -81,9 +120,12 @@ impl AggregatedDiscoveryService for Relay {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let requests = passing(request.into_inner(), self.moved.clone());
+        let (requests, own) = self.requests(request.into_inner());
         let responses = self.client().await?.stream_aggregated_resources(requests).await?;
-        Ok(Response::new(Box::pin(responses.into_inner())))
+        Ok(Response::new(match own {
+            Some(own) => self.others(responses.into_inner(), own),
+            None => Box::pin(responses.into_inner()),
+        }))
     }
 
     async fn delta_aggregated_resources(

@@ -5,6 +5,7 @@
 //! listener keeps its former self until its routes have.
 
 mod apply;
+pub mod name_table;
 
 pub(crate) use apply::apply;
 

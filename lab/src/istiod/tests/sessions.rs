@@ -70,6 +70,7 @@ fn names_of(response: &Response) -> Vec<&str> {
 fn what_is_owed_together_goes_in_the_order_of_a_push() {
     let mut session = session();
     for (kind, names) in [
+        (Kind::Nds, &[][..]),
         (Kind::Rds, &["9080"][..]),
         (Kind::Lds, &[]),
         (Kind::Eds, &[MYSQL]),
@@ -213,6 +214,13 @@ fn settled_is_to_have_asked_for_all_and_answered_all() {
     ask_and_take(&mut session, Kind::Rds, &routes);
     assert!(!session.is_settled(), "not all endpoints were asked for");
     ask_and_take(&mut session, Kind::Eds, &every);
+    assert!(session.is_settled());
+    // Names are no part of it before an agent has asked for them.
+    session.request(Kind::Nds, request("", &[]));
+    assert!(!session.is_settled(), "names are owed");
+    let names = next(&mut session).unwrap();
+    assert_eq!((names.kind, names.resources.len()), (Kind::Nds, 1));
+    session.request(Kind::Nds, request(&names.version.nonce, &[]));
     assert!(session.is_settled());
     session.replace(wanted(2, without_mysql_endpoints));
     assert!(!session.is_settled(), "endpoints are owed");

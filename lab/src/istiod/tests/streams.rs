@@ -91,7 +91,10 @@ impl ControlPlane {
     }
 }
 
-/// What Envoy's side of a stream does.
+/// The agent asks for names right after Envoy asked for listeners.
+const BOOT: [Kind; Kind::COUNT] = [Kind::Cds, Kind::Eds, Kind::Lds, Kind::Nds, Kind::Rds];
+
+/// What Envoy's side of a stream does, and its agent's.
 struct Proxy {
     node: Option<Node>,
     requests: mpsc::UnboundedSender<DiscoveryRequest>,
@@ -154,7 +157,7 @@ impl Proxy {
 
     /// The first boot: each type when the one before gave the names.
     async fn boot(&mut self) {
-        for kind in Kind::ALL {
+        for kind in BOOT {
             self.subscribe(kind, &names(kind));
             let response = self.expect(kind).await;
             self.ack(&response, &names(kind));
@@ -166,7 +169,7 @@ impl Proxy {
 fn names(kind: Kind) -> Vec<String> {
     let registry = bookinfo();
     match kind {
-        Kind::Cds | Kind::Lds => Vec::new(),
+        Kind::Cds | Kind::Lds | Kind::Nds => Vec::new(),
         Kind::Eds => super::super::endpoints::of(&registry, super::super::ip_mode::IpMode::V4)
             .into_iter()
             .map(|assignment| assignment.cluster_name)
@@ -193,7 +196,7 @@ async fn booted() -> (ControlPlane, Proxy) {
     proxy.boot().await;
     let node_id = NODE.to_owned();
     assert_eq!(control_plane.report().await, Report::Connected { node_id });
-    for kind in Kind::ALL {
+    for kind in BOOT {
         assert_eq!(control_plane.report().await, ack_of(kind, "1"));
     }
     assert_eq!(control_plane.report().await, Report::Synced { generation: 1 });
@@ -206,7 +209,7 @@ fn without_mysql_endpoints() -> Registry {
     registry
 }
 
-/// Changes all four types.
+/// Changes every type.
 fn with_details() -> Registry {
     let mut registry = bookinfo();
     let details = service(

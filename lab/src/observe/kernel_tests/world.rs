@@ -236,6 +236,13 @@ impl Actor {
         self.ask(&format!("datagram 0.0.0.0 {to}")).parse().unwrap()
     }
 
+    /// The same from this port, which others may have too.
+    pub(super) fn send_datagram_from(&mut self, port: u16, to: SocketAddr) -> SocketAddr {
+        self.ask(&format!("datagram 0.0.0.0:{port} {to}"))
+            .parse()
+            .unwrap()
+    }
+
     /// Sends a SYN and does not wait for the answer.
     pub(super) fn send_syn(&mut self, to: SocketAddr) -> SocketAddr {
         self.ask(&format!("syn 0.0.0.0 {to}")).parse().unwrap()
@@ -304,8 +311,13 @@ fn act(words: &[&str], kept: &mut Vec<Socket>) -> String {
     let [what, from, to] = words else {
         panic!("{words:?}")
     };
-    let (from, to): (IpAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
-    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+    let to: SocketAddr = to.parse().unwrap();
+    let any_port = from.parse().map(|from: IpAddr| SocketAddr::new(from, 0));
+    let from = any_port.unwrap_or_else(|_| {
+        socket.set_reuse_address(true).unwrap();
+        from.parse().unwrap()
+    });
+    socket.bind(&from.into()).unwrap();
     if *what == "syn" {
         socket.set_nonblocking(true).unwrap();
         let outcome = socket.connect(&to.into());
