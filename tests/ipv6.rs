@@ -133,6 +133,60 @@ fn over_ipv6(text: &str) -> String {
     with_mesh
 }
 
+/// Questions to `fd00:10:96::a`, led to `::1`: every step of the file, by rules of the same numbers.
+#[track_caller]
+fn check_captured_dns(proxy: &str) {
+    let mut text = std::fs::read_to_string(root().join("scenarios/interception/dns-capture.yaml")).unwrap();
+    for (v4, v6) in [
+        ("\nmesh:\n", "\nmesh:\n  ipFamilies: [IPv6]\n"),
+        ("server: 10.96.0.11", "server: 'fd00:10:96::b'"),
+        ("server: 127.0.0.1}", "server: '::1'}"),
+        ("127.0.0.1:", "[::1]:"),
+        ("10.96.1.1", "fd00:10:96::101"),
+        ("10.96.0.10", "fd00:10:96::a"),
+    ] {
+        assert!(text.contains(v4), "{v4}");
+        text = text.replace(v4, v6);
+    }
+    Lab::scenario(text).arg(proxy).status(0);
+}
+
+#[test]
+fn captured_dns_is_the_same_over_ipv6() {
+    check_captured_dns("--proxy=builtin");
+}
+
+#[test]
+fn captured_dns_is_the_same_over_ipv6_with_envoy() {
+    check_captured_dns("--proxy=envoy");
+}
+
+/// The agent has a socket of the family of resolv.conf's one server, the pod's first. `captureAllDNS` leads questions to
+/// servers of the other family to where nobody is; with `redirectDNS` they go past the agent.
+#[test]
+fn the_agent_answers_dns_in_the_family_of_resolv_conf() {
+    let mut text = "name: x\n\
+        mesh: {ipFamilies: [IPv4, IPv6]}\n\
+        services: [{name: web, ipFamilies: [IPv4, IPv6], ports: [{name: http, port: 80}]}]\n\
+        pods:\n\
+        \x20 - {name: four, interception: {captureAllDNS: true}, containers: [{name: four}]}\n\
+        \x20 - {name: six, ipFamilies: [IPv6, IPv4], interception: {captureAllDNS: true}, containers: [{name: six}]}\n\
+        \x20 - {name: server, interception: {redirectDNS: true}, containers: [{name: server}]}\n\
+        steps:\n"
+        .to_owned();
+    let lead = "OUTPUT -> ISTIO_OUTPUT_DNS#end -> ISTIO_OUTPUT#8 -> ISTIO_OUTPUT_DNS#1 -> POSTROUTING -> ISTIO_INBOUND#end";
+    for (pod, other) in [("four", "fd00:10:96::a"), ("six", "10.96.0.10")] {
+        let ask = format!("from: {pod}, dns: web., over: tcp, ipFamily");
+        text += &format!(
+            "  - {{request: {{{ask}: IPv4}}, expect: {{body: {{contains: 10.96.1.1}}, path: {{{pod}: [{pod} -> {lead} -> agent:15053]}}}}}}\n\
+             \x20 - {{request: {{{ask}: IPv6}}, expect: {{body: {{contains: 'fd00:10:96::101'}}, path: {{{pod}: [{pod} -> {lead} -> agent:15053]}}}}}}\n\
+             \x20 - {{request: {{{ask}: IPv4, server: '{other}'}}, expect: {{outcome: connection-refused, path: {{{pod}: [{pod} -> {lead} -> refused:15053]}}}}}}\n"
+        );
+    }
+    text += "  - {request: {from: server, dns: web., ipFamily: IPv6, server: 'fd00:10:96::a'}, expect: {body: {contains: 'fd00:10:96::101'}, path: {server: [server -> OUTPUT -> ISTIO_OUTPUT_DNS#end -> ISTIO_OUTPUT#9 -> ISTIO_REDIRECT#end -> POSTROUTING]}}}\n";
+    Lab::scenario(text).status(0);
+}
+
 #[track_caller]
 fn check_dual(proxy: &str) {
     let ended = Lab::shipped(DUAL).arg(proxy).status(0);
