@@ -116,7 +116,7 @@ fn raw_cost() -> f64 {
         let specs: Vec<PodSpec> = (0..WITH_SIDECAR + WITHOUT)
             .map(|index| PodSpec {
                 name: format!("p{index}"),
-                ip: Ipv4Addr::from_bits(0x0af4_000a + u32::try_from(index).expect("few")),
+                ips: Ipv4Addr::from_bits(0x0af4_000a + u32::try_from(index).expect("few")).into(),
             })
             .collect();
         let started = Instant::now();

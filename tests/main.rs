@@ -18,6 +18,7 @@ mod envoy;
 mod exit_codes;
 mod failures;
 mod host_untouched;
+mod ipv6;
 mod lifecycle;
 mod mutate;
 mod pods;

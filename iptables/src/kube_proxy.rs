@@ -30,26 +30,36 @@ pub type Endpoint = SocketAddr;
 /// The bit that asks for masquerading (kube-proxy's `--iptables-masquerade-bit` 14).
 const MASQUERADE: NonZeroU32 = NonZeroU32::new(0x4000).unwrap();
 
-/// The node's IPv4 rules for these services. The ruleset owns the contents of every chain it names, nat PREROUTING,
-/// OUTPUT and POSTROUTING and filter INPUT, FORWARD and OUTPUT among them: loading it replaces what was there, in one
-/// transaction for each table. IPv6 services are left out. A service that the node itself answers is left out by the caller.
+/// The node's rules for these services; those of IPv6 only if one of them has an IPv6 address. The ruleset owns the
+/// contents of every chain it names, nat PREROUTING, OUTPUT and POSTROUTING and filter INPUT, FORWARD and OUTPUT among
+/// them: loading it replaces what was there, in one transaction for each table. An endpoint of another family than its
+/// service's is left out. A service that the node itself answers is left out by the caller.
 pub fn ruleset(services: &[Service]) -> Ruleset {
     let mut rules = Ruleset::new(Owns::Contents);
+    add_family(&mut rules, Family::V4, services);
+    if services.iter().any(|service| service.vip.is_ipv6()) {
+        add_family(&mut rules, Family::V6, services);
+    }
+    rules
+}
+
+fn add_family(rules: &mut Ruleset, family: Family, services: &[Service]) {
+    let mut rules = OfFamily { rules, family };
     for (table, chain) in [(Table::Nat, "KUBE-SERVICES"), (Table::Filter, "KUBE-SERVICES")] {
-        rules.declare(Family::V4, Ruleset::chain(table, chain));
+        rules.rules.declare(family, Ruleset::chain(table, chain));
     }
     hooks(&mut rules);
     masquerade(&mut rules);
-    for service in services.iter().filter(|service| service.vip.is_ipv4()) {
+    let is_v4 = family == Family::V4;
+    for service in services.iter().filter(|service| service.vip.is_ipv4() == is_v4) {
         let endpoints: Vec<_> = service
             .endpoints
             .iter()
             .copied()
-            .filter(SocketAddr::is_ipv4)
+            .filter(|endpoint| endpoint.is_ipv4() == is_v4)
             .collect();
         if endpoints.is_empty() {
-            add(
-                &mut rules,
+            rules.add(
                 &Ruleset::chain(Table::Filter, "KUBE-SERVICES"),
                 to(service),
                 Target::Reject,
@@ -58,23 +68,37 @@ pub fn ruleset(services: &[Service]) -> Ruleset {
             balance(&mut rules, service, &endpoints);
         }
     }
-    rules
 }
 
-fn hooks(rules: &mut Ruleset) {
-    for hook in ["PREROUTING", "OUTPUT"] {
-        add(rules, &nat(hook), vec![], Target::Jump(nat("KUBE-SERVICES")));
+/// The rules of one family, as they are made.
+struct OfFamily<'a> {
+    rules: &'a mut Ruleset,
+    family: Family,
+}
+
+impl OfFamily<'_> {
+    fn add(&mut self, chain: &ChainId, matches: Vec<Match>, target: Target) {
+        self.rules.record(
+            self.family,
+            chain.clone(),
+            Place::End,
+            Rule {
+                matches,
+                target,
+                option: "services",
+            },
+        );
     }
-    add(
-        rules,
-        &nat("POSTROUTING"),
-        vec![],
-        Target::Jump(nat("KUBE-POSTROUTING")),
-    );
+}
+
+fn hooks(rules: &mut OfFamily<'_>) {
+    for hook in ["PREROUTING", "OUTPUT"] {
+        rules.add(&nat(hook), vec![], Target::Jump(nat("KUBE-SERVICES")));
+    }
+    rules.add(&nat("POSTROUTING"), vec![], Target::Jump(nat("KUBE-POSTROUTING")));
     for hook in ["INPUT", "FORWARD", "OUTPUT"] {
         let services = Ruleset::chain(Table::Filter, "KUBE-SERVICES");
-        add(
-            rules,
+        rules.add(
             &Ruleset::chain(Table::Filter, hook),
             vec![],
             Target::Jump(services),
@@ -82,27 +106,22 @@ fn hooks(rules: &mut Ruleset) {
     }
 }
 
-fn masquerade(rules: &mut Ruleset) {
+fn masquerade(rules: &mut OfFamily<'_>) {
     let unmarked = Match::Mark(Is::Not(Mark {
         value: MASQUERADE.get(),
         mask: Some(MASQUERADE),
     }));
     let postrouting = nat("KUBE-POSTROUTING");
-    add(rules, &nat("KUBE-MARK-MASQ"), vec![], Target::OrMark(MASQUERADE));
-    add(rules, &postrouting, vec![unmarked], Target::Return);
-    add(rules, &postrouting, vec![], Target::XorMark(MASQUERADE));
-    add(rules, &postrouting, vec![], Target::Masquerade);
+    rules.add(&nat("KUBE-MARK-MASQ"), vec![], Target::OrMark(MASQUERADE));
+    rules.add(&postrouting, vec![unmarked], Target::Return);
+    rules.add(&postrouting, vec![], Target::XorMark(MASQUERADE));
+    rules.add(&postrouting, vec![], Target::Masquerade);
 }
 
-fn balance(rules: &mut Ruleset, service: &Service, endpoints: &[Endpoint]) {
+fn balance(rules: &mut OfFamily<'_>, service: &Service, endpoints: &[Endpoint]) {
     let key = format!("{}{}", service.name, service.protocol);
     let chain = nat(&format!("KUBE-SVC-{}", suffix(&key)));
-    add(
-        rules,
-        &nat("KUBE-SERVICES"),
-        to(service),
-        Target::Jump(chain.clone()),
-    );
+    rules.add(&nat("KUBE-SERVICES"), to(service), Target::Jump(chain.clone()));
     for (left, endpoint) in (1..=u32::try_from(endpoints.len()).unwrap_or(u32::MAX))
         .rev()
         .zip(endpoints)
@@ -111,17 +130,12 @@ fn balance(rules: &mut Ruleset, service: &Service, endpoints: &[Endpoint]) {
             .filter(|left| left.get() > 1)
             .map(Match::OneIn);
         let to = nat(&format!("KUBE-SEP-{}", suffix(&format!("{key}{endpoint}"))));
-        add(
-            rules,
-            &chain,
-            share.into_iter().collect(),
-            Target::Jump(to.clone()),
-        );
+        rules.add(&chain, share.into_iter().collect(), Target::Jump(to.clone()));
         // A pod that reaches itself through the service needs another source address than its own.
         let itself = Match::Source(Is::Exactly(IpNet::from(endpoint.ip())));
-        add(rules, &to, vec![itself], Target::Jump(nat("KUBE-MARK-MASQ")));
+        rules.add(&to, vec![itself], Target::Jump(nat("KUBE-MARK-MASQ")));
         let protocol = Match::Protocol(Is::Exactly(service.protocol));
-        add(rules, &to, vec![protocol], Target::Dnat(*endpoint));
+        rules.add(&to, vec![protocol], Target::Dnat(*endpoint));
     }
 }
 
@@ -131,19 +145,6 @@ fn to(service: &Service) -> Vec<Match> {
         Match::Protocol(Is::Exactly(service.protocol)),
         Match::DestinationPort(Is::Exactly(service.port)),
     ]
-}
-
-fn add(rules: &mut Ruleset, chain: &ChainId, matches: Vec<Match>, target: Target) {
-    rules.record(
-        Family::V4,
-        chain.clone(),
-        Place::End,
-        Rule {
-            matches,
-            target,
-            option: "services",
-        },
-    );
 }
 
 fn nat(name: &str) -> ChainId {
@@ -225,5 +226,26 @@ mod tests {
             2,
             "{text}"
         );
+    }
+
+    #[test]
+    fn each_family_has_its_own_services_and_endpoints() {
+        let v4 = service("default/a:http", &["10.244.0.2:9080", "[fd00:10:244::2]:9080"]);
+        let v6 = Service {
+            vip: "fd00:10:96::14".parse().unwrap(),
+            ..v4.clone()
+        };
+        let only_v4 = ruleset(std::slice::from_ref(&v4));
+        assert!(only_v4.chains(Family::V6, Table::Nat).is_empty());
+        let both = ruleset(&[v4, v6]);
+        assert_eq!(render(&only_v4, Family::V4), render(&both, Family::V4));
+        let text = render(&both, Family::V6);
+        let to_service = "-A KUBE-SERVICES -d fd00:10:96::14/128 -p tcp --dport 9080 -j KUBE-SVC-";
+        assert!(text.contains(to_service), "{text}");
+        assert!(
+            text.contains("-j DNAT --to-destination [fd00:10:244::2]:9080\n"),
+            "{text}"
+        );
+        assert!(!text.contains("10.244.0.2"), "{text}");
     }
 }

@@ -1,20 +1,22 @@
-//! The cluster's DNS server, at 10.96.0.10 on UDP and TCP: names of services, and nothing else.
+//! The cluster's DNS server, at 10.96.0.10 and `fd00:10:96::a` on UDP and TCP: names of services, and nothing else.
 //!
 //! It answers from memory and forwards nothing: a lab has no outside. `reviews.default.svc.cluster.local` has an A
-//! record; the search list of a pod's resolv.conf makes the short names of it. What is in the cluster's domain and not
+//! record, an AAAA record, or both, as the service has addresses; the search list of a pod's resolv.conf makes the short names of it. What is in the cluster's domain and not
 //! known is NXDOMAIN, and so is everything else.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
+
+use crate::plan::ips::Ips;
 
 /// How long an answer may be kept: as long as `CoreDNS`'s kubernetes plugin says by default, five seconds.
 const TTL: u32 = 5;
@@ -24,7 +26,7 @@ const DOMAIN: &str = "svc.cluster.local.";
 /// The names of services and their addresses.
 #[derive(Debug, Clone, Default)]
 pub struct Records {
-    by_name: HashMap<String, Ipv4Addr>,
+    by_name: HashMap<String, Ips>,
 }
 
 /// A running server; it ends when this is dropped or closed.
@@ -35,11 +37,11 @@ pub struct Server {
 
 impl Records {
     /// Of services in the namespace `default`.
-    pub fn new(services: &[(String, Ipv4Addr)]) -> Self {
+    pub fn new(services: &[(String, Ips)]) -> Self {
         let mut by_name = HashMap::new();
-        for (name, ip) in services {
+        for (name, ips) in services {
             for form in ["", ".default", ".default.svc", ".default.svc.cluster.local"] {
-                by_name.insert(format!("{name}{form}."), *ip);
+                by_name.insert(format!("{name}{form}."), *ips);
             }
         }
         Self { by_name }
@@ -67,21 +69,27 @@ impl Records {
             return answer;
         };
         answer.add_query(query.clone());
-        match self.by_name.get(&query.name().to_lowercase().to_string()) {
-            Some(ip) if query.query_type() == RecordType::A => {
-                answer.add_answer(Record::from_rdata(query.name().clone(), TTL, RData::A(A(*ip))));
+        let known = self.by_name.get(&query.name().to_lowercase().to_string());
+        if known.is_none() {
+            answer.metadata.response_code = ResponseCode::NXDomain;
+        }
+        match known.and_then(|ips| record(*ips, query.query_type())) {
+            Some(record) => {
+                answer.add_answer(Record::from_rdata(query.name().clone(), TTL, record));
             }
-            // The name is there, but has no record of this type.
-            Some(_) => {
-                answer.authorities.extend(authority());
-            }
-            None => {
-                answer.metadata.response_code = ResponseCode::NXDomain;
-                answer.authorities.extend(authority());
-            }
+            // Or the name is there, but has no record of this type.
+            None => answer.authorities.extend(authority()),
         }
         answer
     }
+}
+
+fn record(ips: Ips, kind: RecordType) -> Option<RData> {
+    ips.all().find_map(|ip| match (ip, kind) {
+        (IpAddr::V4(ip), RecordType::A) => Some(RData::A(A(ip))),
+        (IpAddr::V6(ip), RecordType::AAAA) => Some(RData::AAAA(AAAA(ip))),
+        _ => None,
+    })
 }
 
 fn authority() -> Option<Record> {
@@ -95,15 +103,20 @@ fn authority() -> Option<Record> {
     ))
 }
 
-/// Serves on sockets that are bound already. Needs a running `LocalSet`.
-pub fn serve(udp: std::net::UdpSocket, tcp: std::net::TcpListener, records: Records) -> io::Result<Server> {
-    udp.set_nonblocking(true)?;
-    tcp.set_nonblocking(true)?;
-    let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
+/// Serves on sockets that are bound already, a pair for each address. Needs a running `LocalSet`.
+pub fn serve(
+    sockets: Vec<(std::net::UdpSocket, std::net::TcpListener)>,
+    records: Records,
+) -> io::Result<Server> {
     let records = Rc::new(records);
     let mut tasks = JoinSet::new();
-    tasks.spawn_local(datagrams(udp, Rc::clone(&records)));
-    tasks.spawn_local(connections(tcp, records));
+    for (udp, tcp) in sockets {
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
+        tasks.spawn_local(datagrams(udp, Rc::clone(&records)));
+        tasks.spawn_local(connections(tcp, Rc::clone(&records)));
+    }
     Ok(Server { tasks })
 }
 
@@ -157,14 +170,24 @@ async fn connection(mut stream: TcpStream, records: &Records) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::str::FromStr as _;
 
     use hickory_proto::op::Query;
 
     use super::*;
+    use crate::scenario::families::IpFamilies;
 
     fn ask(name: &str, kind: RecordType) -> Message {
-        let records = Records::new(&[("reviews".to_owned(), Ipv4Addr::new(10, 96, 1, 1))]);
+        let both = Ips::new(
+            IpFamilies::V4.and(IpFamilies::V6),
+            Ipv4Addr::new(10, 96, 1, 2),
+            Ipv6Addr::LOCALHOST,
+        );
+        let records = Records::new(&[
+            ("reviews".to_owned(), Ipv4Addr::new(10, 96, 1, 1).into()),
+            ("both".to_owned(), both),
+        ]);
         let mut question = Message::new(7, MessageType::Query, OpCode::Query);
         question.add_query(Query::query(Name::from_str(name).unwrap(), kind));
         records.answer(&question)
@@ -202,6 +225,16 @@ mod tests {
             (ResponseCode::NoError, 0)
         );
         assert_eq!(aaaa.authorities.len(), 1);
+    }
+
+    #[test]
+    fn each_family_has_its_record() {
+        for kind in [RecordType::A, RecordType::AAAA] {
+            let answer = ask("both.default.", kind);
+            assert_eq!(answer.answers.len(), 1, "{kind}");
+            assert_eq!(answer.answers[0].record_type(), kind);
+        }
+        assert_eq!(ask("both.default.", RecordType::MX).answers.len(), 0);
     }
 
     #[test]

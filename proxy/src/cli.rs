@@ -1,6 +1,7 @@
 //! The command line of the sidecar's two processes.
 
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -30,6 +31,9 @@ pub struct AgentArgs {
     /// `sidecar~IP~POD.NAMESPACE~DOMAIN`
     #[arg(long)]
     pub node_id: String,
+    /// The pod's addresses, in order, if it has more than the one in the node id (`INSTANCE_IPS`)
+    #[arg(long, value_delimiter = ',')]
+    pub instance_ips: Vec<IpAddr>,
     /// Where the app has metrics, PORT/PATH
     #[arg(long)]
     pub app_metrics: Option<String>,
@@ -54,7 +58,7 @@ pub struct AgentArgs {
     /// What is done for `/app-health/CONTAINER/PROBE`, as JSON by path (`ISTIO_KUBE_APP_PROBERS`)
     #[arg(long)]
     pub app_probers: Option<String>,
-    /// Answer DNS on 127.0.0.1:15053: names of the mesh by the name table, others by /etc/resolv.conf (`ISTIO_META_DNS_CAPTURE`)
+    /// Answer DNS on port 15053 of 127.0.0.1 and `::1`: names of the mesh by the name table, others by /etc/resolv.conf (`ISTIO_META_DNS_CAPTURE`)
     #[arg(long)]
     pub dns_capture: bool,
     /// The data plane is started when this descriptor reads end of file
@@ -71,6 +75,9 @@ pub struct DataPlaneArgs {
     /// `sidecar~IP~POD.NAMESPACE~DOMAIN`
     #[arg(long)]
     pub node_id: String,
+    /// The pod's addresses, in order, if it has more than the one in the node id (`INSTANCE_IPS`)
+    #[arg(long, value_delimiter = ',')]
+    pub instance_ips: Vec<IpAddr>,
     /// Worker threads
     #[arg(long, default_value_t = NonZeroU16::MIN)]
     pub concurrency: NonZeroU16,
@@ -84,7 +91,7 @@ impl DataPlaneArgs {
         Bootstrap {
             concurrency: self.concurrency,
             interception_mode: self.interception_mode,
-            ..Bootstrap::istio(&self.node_id)
+            ..Bootstrap::of_pod(&self.node_id, &self.instance_ips)
         }
     }
 }

@@ -15,9 +15,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::access_log::sink;
 use crate::bootstrap::Bootstrap;
 use crate::config::Refused;
-use crate::config::cluster::{ClusterConfig, Discovery};
+use crate::config::cluster::{ClusterConfig, Discovery, Endpoints};
 use crate::config::listener::{ListenerConfig, Socket};
 use crate::config::route::RouteTable;
+use crate::serve::Families;
 use crate::stats::Stats;
 use crate::upstream::Cluster;
 use crate::upstream::watch::IdleWatch;
@@ -67,10 +68,19 @@ struct KnownListener {
     /// What will serve as soon as its routes have come.
     warming: Option<Rc<ListenerConfig>>,
     proto: ListenerProto,
-    socket: Option<JoinHandle<()>>,
+    sockets: Vec<JoinHandle<()>>,
     is_static: bool,
     /// Its place among all that were ever made.
     number: usize,
+}
+
+impl KnownListener {
+    /// No new connections from now on.
+    fn close(&mut self) {
+        for socket in self.sockets.drain(..) {
+            socket.abort();
+        }
+    }
 }
 
 /// A data plane.
@@ -84,7 +94,7 @@ pub struct Proxy {
     pub bootstrap: Bootstrap,
     clusters: RefCell<BTreeMap<String, KnownCluster>>,
     /// Endpoints by the name that EDS has for them.
-    endpoints: RefCell<HashMap<String, Rc<[SocketAddr]>>>,
+    endpoints: RefCell<HashMap<String, Endpoints>>,
     listeners: RefCell<BTreeMap<String, KnownListener>>,
     routes: RefCell<BTreeMap<String, (Rc<RouteTable>, RouteConfiguration)>>,
     versions: RefCell<BTreeMap<Kind, String>>,
@@ -141,7 +151,7 @@ pub async fn run(bootstrap: Bootstrap, stop: impl Future<Output = ()>) -> Result
         .start(&proxy.bootstrap, &proxy.stats)
         .map_err(Error::Worker)?;
     let address = proxy.bootstrap.admin;
-    let admin = serve::bind(address).map_err(|source| Error::Admin { address, source })?;
+    let admin = serve::bind(address, Families::One).map_err(|source| Error::Admin { address, source })?;
     proxy.take_static()?;
     let (quit, mut quitting) = tokio::sync::watch::channel(false);
     let admin = tokio::task::spawn_local(admin::serve(Rc::clone(&proxy), admin, quit));
@@ -204,7 +214,7 @@ impl Proxy {
                 active: None,
                 warming: Some(config),
                 proto,
-                socket: None,
+                sockets: Vec::new(),
                 is_static: true,
                 number: self.number(),
             };
@@ -262,9 +272,7 @@ impl Proxy {
         self.workers.drain();
         self.become_state(ServerState::Draining);
         for listener in self.listeners.borrow_mut().values_mut() {
-            if let Some(socket) = listener.socket.take() {
-                socket.abort();
-            }
+            listener.close();
         }
     }
 
@@ -315,7 +323,7 @@ impl Proxy {
         // A cluster whose endpoints are known from before is warm at once.
         let warm = match endpoints {
             Some(Some(hosts)) => {
-                cluster.set_hosts(hosts);
+                cluster.set_endpoints(hosts);
                 true
             }
             Some(None) => false,
@@ -354,15 +362,14 @@ impl Proxy {
     }
 
     /// These are the endpoints of that name.
-    pub fn set_endpoints(&self, name: &str, hosts: Vec<SocketAddr>) {
-        let hosts: Rc<[SocketAddr]> = hosts.into();
+    pub fn set_endpoints(&self, name: &str, endpoints: Endpoints) {
         for known in self.clusters.borrow_mut().values_mut() {
             if matches!(&known.cluster.config.discovery, Discovery::Eds(wanted) if wanted == name) {
-                known.cluster.set_hosts(Rc::clone(&hosts));
+                known.cluster.set_endpoints(endpoints.clone());
                 known.warm = true;
             }
         }
-        self.endpoints.borrow_mut().insert(name.to_owned(), hosts);
+        self.endpoints.borrow_mut().insert(name.to_owned(), endpoints);
     }
 
     /// True if every cluster has its endpoints.
@@ -380,7 +387,7 @@ impl Proxy {
         let listeners = self.listeners.borrow();
         let active = listeners.values().filter_map(|known| known.active.as_ref());
         active
-            .filter(|listener| listener.socket == Socket::Nothing && listener.address == address)
+            .filter(|listener| listener.socket == Socket::Nothing && listener.addresses.contains(&address))
             .map(Rc::clone)
             .next()
     }
@@ -417,12 +424,11 @@ impl Proxy {
         let config = Rc::new(config);
         let mut listeners = self.listeners.borrow_mut();
         if let Some(known) = listeners.get_mut(&proto.name) {
-            let moved = known
-                .active
-                .as_ref()
-                .is_some_and(|active| (active.address, active.socket) != (config.address, config.socket));
-            if moved && let Some(socket) = known.socket.take() {
-                socket.abort();
+            let moved = known.active.as_ref().is_some_and(|active| {
+                (&active.addresses, active.socket) != (&config.addresses, config.socket)
+            });
+            if moved {
+                known.close();
             }
             (known.warming, known.proto) = (Some(config), proto);
         } else {
@@ -430,7 +436,7 @@ impl Proxy {
                 active: None,
                 warming: Some(config),
                 proto,
-                socket: None,
+                sockets: Vec::new(),
                 is_static: false,
                 number: self.number(),
             };
@@ -443,8 +449,8 @@ impl Proxy {
         self.got_listeners.set(true);
         self.listeners.borrow_mut().retain(|name, known| {
             let keep = known.is_static || names.contains(name);
-            if !keep && let Some(socket) = known.socket.take() {
-                socket.abort();
+            if !keep {
+                known.close();
             }
             keep
         });
@@ -507,16 +513,17 @@ impl Proxy {
             let Some(config) = known.warming.take_if(|config| has_routes(config)) else {
                 continue;
             };
-            if config.socket != Socket::Nothing && known.socket.is_none() {
-                match serve::open(&config) {
-                    Ok(socket) => {
-                        let accept = serve::accept(Rc::clone(self), config.name.clone(), socket);
-                        known.socket = Some(tokio::task::spawn_local(accept));
+            if config.socket != Socket::Nothing && known.sockets.is_empty() {
+                for address in &config.addresses {
+                    match serve::open(&config, *address) {
+                        Ok(socket) => {
+                            let accept = serve::accept(Rc::clone(self), config.name.clone(), socket);
+                            known.sockets.push(tokio::task::spawn_local(accept));
+                        }
+                        Err(error) => {
+                            log(&format!("listener {}: binding {address}: {error}", config.name));
+                        }
                     }
-                    Err(error) => log(&format!(
-                        "listener {}: binding {}: {error}",
-                        config.name, config.address
-                    )),
                 }
             }
             known.active = Some(config);

@@ -88,19 +88,28 @@ impl AsyncWrite for Prefixed {
     }
 }
 
-/// Opens the socket of a listener.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    listen(socket(address)?, address)
+/// What a socket for `::` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    /// IPv6 alone: a listener that wants both has a socket for each, as Envoy's have.
+    One,
+    /// IPv4 too.
+    Both,
 }
 
-/// Opens the socket of a listener as it is configured. A transparent one needs `CAP_NET_ADMIN`.
-pub fn open(listener: &ListenerConfig) -> io::Result<TcpListener> {
-    let socket = socket(listener.address)?;
+/// Opens the socket of a listener.
+pub fn bind(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
+    listen(socket(address, families)?, address)
+}
+
+/// Opens the socket of one of a listener's addresses as it is configured. A transparent one needs `CAP_NET_ADMIN`.
+pub fn open(listener: &ListenerConfig, address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(address, Families::One)?;
     if listener.socket == Socket::Transparent {
-        make_transparent(&socket, listener.address.ip())
+        make_transparent(&socket, address.ip())
             .map_err(|error| io::Error::new(error.kind(), format!("IP_TRANSPARENT: {error}")))?;
     }
-    listen(socket, listener.address)
+    listen(socket, address)
 }
 
 /// Lets a socket have, or take connections to, addresses that are not this machine's.
@@ -112,7 +121,7 @@ pub fn make_transparent(socket: &impl std::os::fd::AsFd, ip: IpAddr) -> io::Resu
     }
 }
 
-fn socket(address: SocketAddr) -> io::Result<socket2::Socket> {
+fn socket(address: SocketAddr, families: Families) -> io::Result<socket2::Socket> {
     let domain = if address.is_ipv4() {
         socket2::Domain::IPV4
     } else {
@@ -125,6 +134,9 @@ fn socket(address: SocketAddr) -> io::Result<socket2::Socket> {
     // What it accepts has it too.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(families == Families::One)?;
+    }
     Ok(socket)
 }
 
@@ -168,7 +180,8 @@ async fn connection(
     stream: TcpStream,
     client: SocketAddr,
 ) -> io::Result<()> {
-    let transparent = (listener.socket == Socket::Transparent).then(|| listener.address.port());
+    let transparent = (listener.socket == Socket::Transparent)
+        .then(|| listener.addresses.first().map_or(0, SocketAddr::port));
     let arrival = sys::arrival(&stream, stream.local_addr()?, transparent)?;
     let listener = match arrival {
         Arrival::Redirected(original) | Arrival::Transparent(original) if listener.hands_off => {

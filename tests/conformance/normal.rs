@@ -17,7 +17,7 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         ),
         // The kernel's range of ephemeral ports begins at 32768.
         (
-            r"(\d+\.\d+\.\d+\.\d+):(3276[89]|327[7-9]\d|32[89]\d\d|3[3-9]\d{3}|[456]\d{4})",
+            r"(\d+\.\d+\.\d+\.\d+|\[[0-9a-f:]+\]):(3276[89]|327[7-9]\d|32[89]\d\d|3[3-9]\d{3}|[456]\d{4})",
             "$1:PORT",
         ),
         (r"(x-envoy-upstream-service-time: )\d+", "${1}N"),
@@ -35,10 +35,10 @@ pub(crate) fn normal(text: &str) -> String {
 
 #[test]
 fn only_what_says_nothing_is_replaced() {
-    let text = "10.0.0.1:80 10.0.0.1:40000 10.0.0.1:15006 a: 66bb8016-1548-4e8f-8a76-24e0e75f5d86 \
+    let text = "10.0.0.1:80 10.0.0.1:40000 10.0.0.1:15006 [fd00::1]:80 [::6]:40000 a: 66bb8016-1548-4e8f-8a76-24e0e75f5d86 \
         date: Fri, 20 Nov 2026 21:00:47 GMT x-envoy-upstream-service-time: 12";
     assert_eq!(
         normal(text),
-        "10.0.0.1:80 10.0.0.1:PORT 10.0.0.1:15006 a: ID date: DATE x-envoy-upstream-service-time: N"
+        "10.0.0.1:80 10.0.0.1:PORT 10.0.0.1:15006 [fd00::1]:80 [::6]:PORT a: ID date: DATE x-envoy-upstream-service-time: N"
     );
 }

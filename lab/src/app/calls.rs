@@ -46,6 +46,7 @@ pub(super) async fn call(app: &App, url: &str, headers: &HeaderMap) -> Value {
             http2: false,
         },
         timeout_ms: u64::try_from(LIMIT.as_millis()).unwrap_or(u64::MAX),
+        ip_family: None,
     };
     let mut attempts = Attempts::telling(|proto: &str, local_port: u16, remote: SocketAddr| {
         app.tell(&AppEvent::Connecting {

@@ -10,7 +10,7 @@ pub mod wire;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -20,7 +20,9 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
+use crate::client::families;
 use crate::report::terminal;
+use crate::scenario::families::IpFamily;
 use wire::{AppEvent, AppSpec, Serve};
 
 /// `lab app`: what it does is in `--spec`, as JSON.
@@ -112,6 +114,15 @@ async fn last_calls(app: &App, gate: Option<RawFd>) -> Result<(), String> {
     call_all(app, &app.spec.at_stop).await
 }
 
+/// A socket for `::` takes IPv4 too; one for 0.0.0.0 does not need IPv6 to be there.
+fn every_address() -> IpAddr {
+    if families::of_pod().contains(&IpFamily::V6) {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    }
+}
+
 /// Waits until a descriptor reads end of file.
 async fn open(number: RawFd, name: &str) -> Result<(), String> {
     let said = |error: std::io::Error| format!("{name}: {error}");
@@ -147,7 +158,7 @@ async fn open_and_serve(app: Rc<App>, gate: Option<RawFd>) -> Result<(), String>
     let Some(port) = app.spec.serve.port() else {
         return std::future::pending().await;
     };
-    let address = SocketAddr::new(IpAddr::V4(app.spec.bind.unwrap_or(Ipv4Addr::UNSPECIFIED)), port);
+    let address = SocketAddr::new(app.spec.bind.unwrap_or_else(every_address), port);
     let socket = tokio::net::TcpListener::bind(address).await;
     let socket = socket.map_err(|error| format!("listening on {address}: {error}"))?;
     app.tell(&AppEvent::Listening { port });

@@ -246,7 +246,7 @@ async fn routed(
     }
     let told = json!({
         "pod": app.spec.pod, "container": app.spec.container, "method": method, "path": path,
-        "version": format!("{version:?}"), "peer": peer.ip().to_string(), "calls": called,
+        "version": format!("{version:?}"), "peer": peer.ip().to_canonical().to_string(), "calls": called,
     });
     json_response(status, &told)
 }

@@ -1,7 +1,7 @@
 //! What a built-in workload is told, and what it tells: JSON.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +17,8 @@ pub struct AppSpec {
     pub container: String,
     /// What it listens for.
     pub serve: Serve,
-    /// Where; 0.0.0.0 if none.
-    pub bind: Option<Ipv4Addr>,
+    /// Where; every address of the pod if none.
+    pub bind: Option<IpAddr>,
     /// URLs called on every request that no route takes.
     pub calls: Vec<String>,
     /// Answers by path.

@@ -1,12 +1,13 @@
 //! Connections whose ports are known before they are opened.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::resolve;
 use super::wire::{Connection, Failure, Outcome};
+use crate::scenario::families::IpFamily;
 
 /// Told of each connection before it is opened: protocol, own port, where to.
 type Teller<'a> = Box<dyn Fn(&str, u16, SocketAddr) + 'a>;
@@ -18,6 +19,8 @@ pub struct Attempts<'a> {
     pub connections: Vec<Connection>,
     /// To the resolver.
     pub lookups: Vec<Connection>,
+    /// The family of the addresses that a name stands for; none = the pod's.
+    pub ip_family: Option<IpFamily>,
     /// The size of a connection's receive buffer, if the kernel's own is not wanted.
     pub receive_buffer: Option<u32>,
     teller: Option<Teller<'a>>,
@@ -49,7 +52,7 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// Splits `HOST:PORT`, where the port may be left to a default.
+/// Splits `HOST:PORT`, where the port may be left to a default; an IPv6 address stands in brackets.
 pub fn host_and_port(text: &str, default: Option<u16>) -> Result<(String, u16), Failure> {
     let wrong = || Failure {
         outcome: Outcome::ProtocolError,
@@ -62,17 +65,30 @@ pub fn host_and_port(text: &str, default: Option<u16>) -> Result<(String, u16), 
     }
 }
 
-/// A socket that is bound to a port of the kernel's choice, and that port.
-pub fn bound() -> io::Result<(TcpSocket, u16)> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
-    let port = socket.local_addr()?.port();
-    Ok((socket, port))
+/// A socket for a connection to `remote` that is bound to a port of the kernel's choice, and its end so far.
+pub fn bound(remote: SocketAddr) -> io::Result<(TcpSocket, SocketAddr)> {
+    let socket = if remote.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.bind(any_towards(remote))?;
+    let local = socket.local_addr()?;
+    Ok((socket, local))
+}
+
+/// No address and no port, of this peer's family.
+pub fn any_towards(remote: SocketAddr) -> SocketAddr {
+    match remote {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    }
 }
 
 /// Opens a connection to a name or an address; several addresses are tried in turn.
 pub async fn open(host: &str, port: u16, attempts: &mut Attempts<'_>) -> Result<TcpStream, Failure> {
-    let addresses = match host.parse::<IpAddr>() {
+    let plain = host.trim_start_matches('[').trim_end_matches(']');
+    let addresses = match plain.parse::<IpAddr>() {
         Ok(ip) => vec![ip],
         Err(_) => resolve::lookup(host, attempts).await?,
     };
@@ -81,22 +97,22 @@ pub async fn open(host: &str, port: u16, attempts: &mut Attempts<'_>) -> Result<
         words: format!("{host} has no address"),
     };
     for ip in addresses {
-        match open_one(SocketAddr::new(ip, port), attempts).await {
+        let remote = SocketAddr::new(ip, port);
+        match open_one(remote, attempts).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => last = Failure::of(&error, &format!("connecting to {ip}:{port}")),
+            Err(error) => last = Failure::of(&error, &format!("connecting to {remote}")),
         }
     }
     Err(last)
 }
 
 async fn open_one(remote: SocketAddr, attempts: &mut Attempts<'_>) -> io::Result<TcpStream> {
-    let (socket, port) = bound()?;
+    let (socket, local) = bound(remote)?;
     if let Some(size) = attempts.receive_buffer {
         socket.set_recv_buffer_size(size)?;
     }
-    attempts.tell("tcp", port, remote);
+    attempts.tell("tcp", local.port(), remote);
     let index = attempts.connections.len();
-    let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     attempts.connections.push(Connection {
         proto: "tcp".to_owned(),
         local,

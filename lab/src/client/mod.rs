@@ -4,6 +4,7 @@
 
 pub mod connect;
 pub mod content;
+pub mod families;
 pub mod http;
 pub mod raw;
 pub mod resolve;
@@ -59,6 +60,7 @@ pub async fn perform_with(spec: &Spec, attempts: &mut Attempts<'_>) -> wire::Res
     let started = Instant::now();
     let limit = Duration::from_millis(spec.timeout_ms);
     let mut answer = wire::Answer::default();
+    attempts.ip_family = spec.ip_family;
     let sent = within(limit, "an answer", send(&spec.kind, attempts, &mut answer)).await;
     let failure = match sent {
         Ok(Ok(())) => None,
@@ -114,7 +116,14 @@ mod tests {
             .enable_all()
             .build()
             .unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, perform(&Spec { kind, timeout_ms }))
+        tokio::task::LocalSet::new().block_on(
+            &runtime,
+            perform(&Spec {
+                kind,
+                timeout_ms,
+                ip_family: None,
+            }),
+        )
     }
 
     fn get(port: u16) -> Kind {

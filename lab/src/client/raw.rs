@@ -217,6 +217,7 @@ mod tests {
         let spec = Spec {
             kind,
             timeout_ms: 5000,
+            ip_family: None,
         };
         let result = tokio::task::LocalSet::new().block_on(&runtime, perform(&spec));
         peer.join().unwrap();

@@ -15,8 +15,10 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 
-use super::connect::{Attempts, bound};
+use super::connect::{Attempts, any_towards, bound};
+use super::families;
 use super::wire::{Connection, Failure, Outcome};
+use crate::scenario::families::IpFamily;
 use crate::within::within;
 
 /// How long one question may take before it is asked again, as resolv.conf(5) has it; shorter, since it is near.
@@ -80,18 +82,39 @@ fn candidates(name: &str, config: &Config) -> Vec<String> {
 /// The addresses of a name, for a connection.
 pub async fn lookup(name: &str, attempts: &mut Attempts<'_>) -> Result<Vec<IpAddr>, Failure> {
     let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-    if let Some(ip) = in_hosts(&hosts, name) {
-        return Ok(vec![ip]);
+    let wanted = wanted(attempts);
+    let known = in_hosts(&hosts, name);
+    let known: Vec<IpAddr> = wanted
+        .iter()
+        .flat_map(|family| known.iter().copied().filter(|ip| is_of(*ip, *family)))
+        .collect();
+    if !known.is_empty() {
+        return Ok(known);
     }
     query(name, None, false, attempts).await
 }
 
-fn in_hosts(hosts: &str, name: &str) -> Option<IpAddr> {
-    hosts.lines().find_map(|line| {
+/// The families that are asked for, the preferred one first.
+fn wanted(attempts: &Attempts<'_>) -> Vec<IpFamily> {
+    attempts
+        .ip_family
+        .map_or_else(families::of_pod, |family| vec![family])
+}
+
+const fn is_of(ip: IpAddr, family: IpFamily) -> bool {
+    match family {
+        IpFamily::V4 => ip.is_ipv4(),
+        IpFamily::V6 => ip.is_ipv6(),
+    }
+}
+
+fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
+    let found = hosts.lines().filter_map(|line| {
         let mut words = line.split('#').next()?.split_whitespace();
         let ip: IpAddr = words.next()?.parse().ok()?;
         words.any(|word| word.eq_ignore_ascii_case(name)).then_some(ip)
-    })
+    });
+    found.collect()
 }
 
 /// The addresses of a name, from the resolver, or from this server.
@@ -107,21 +130,22 @@ pub async fn query(
         None => SocketAddr::new(config.server, PORT),
         Some(text) => address(text)?,
     };
+    let wanted = wanted(attempts);
     let mut last = String::new();
     for candidate in candidates(name, &config) {
-        let answer = ask(server, &candidate, tcp, attempts).await?;
-        let addresses: Vec<IpAddr> = answer
-            .answers
-            .iter()
-            .filter_map(|record| match &record.data {
+        let mut addresses = Vec::new();
+        for family in &wanted {
+            let answer = ask(server, &candidate, *family, tcp, attempts).await?;
+            addresses.extend(answer.answers.iter().filter_map(|record| match &record.data {
                 RData::A(ip) => Some(IpAddr::V4(ip.0)),
+                RData::AAAA(ip) => Some(IpAddr::V6(ip.0)),
                 _ => None,
-            })
-            .collect();
+            }));
+            last = format!("{candidate} from {server}: {}", answer.metadata.response_code);
+        }
         if !addresses.is_empty() {
             return Ok(addresses);
         }
-        last = format!("{candidate} from {server}: {}", answer.metadata.response_code);
     }
     Err(Failure {
         outcome: Outcome::NoSuchHost,
@@ -141,6 +165,7 @@ fn address(text: &str) -> Result<SocketAddr, Failure> {
 async fn ask(
     server: SocketAddr,
     name: &str,
+    family: IpFamily,
     tcp: bool,
     attempts: &mut Attempts<'_>,
 ) -> Result<Message, Failure> {
@@ -152,7 +177,11 @@ async fn ask(
     let id: u16 = fastrand::u16(..);
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    message.add_query(Query::query(name, RecordType::A));
+    let record = match family {
+        IpFamily::V4 => RecordType::A,
+        IpFamily::V6 => RecordType::AAAA,
+    };
+    message.add_query(Query::query(name, record));
     let question = message.to_vec().map_err(|error| wrong(error.to_string()))?;
     if !tcp {
         let answer = over_udp(server, &question, id, attempts).await?;
@@ -185,9 +214,7 @@ async fn over_udp(
     attempts: &mut Attempts<'_>,
 ) -> Result<Message, Failure> {
     let failed = |error: io::Error| Failure::of(&error, "asking the resolver");
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-        .await
-        .map_err(failed)?;
+    let socket = UdpSocket::bind(any_towards(server)).await.map_err(failed)?;
     let index = attempts.lookups.len();
     let local = socket.local_addr().map_err(failed)?;
     attempts.tell("udp", local.port(), server);
@@ -225,10 +252,9 @@ async fn over_udp(
 }
 
 async fn over_tcp(server: SocketAddr, question: &[u8], attempts: &mut Attempts<'_>) -> io::Result<Vec<u8>> {
-    let (socket, port) = bound()?;
-    attempts.tell("tcp", port, server);
+    let (socket, local) = bound(server)?;
+    attempts.tell("tcp", local.port(), server);
     let index = attempts.lookups.len();
-    let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     attempts.lookups.push(Connection {
         proto: "tcp".to_owned(),
         local,
@@ -263,7 +289,7 @@ mod tests {
     #[test]
     fn hosts_come_first() {
         let hosts = "127.0.0.1 localhost # x\n10.0.0.1\ta b\n";
-        assert_eq!(in_hosts(hosts, "B"), Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))));
-        assert_eq!(in_hosts(hosts, "x"), None);
+        assert_eq!(in_hosts(hosts, "B"), [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))]);
+        assert_eq!(in_hosts(hosts, "x"), [] as [IpAddr; 0]);
     }
 }

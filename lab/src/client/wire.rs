@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::connect::Attempts;
 use super::content::Content;
+use crate::scenario::families::IpFamily;
 use crate::scenario::model;
 pub use crate::scenario::model::Outcome;
 
@@ -22,6 +23,8 @@ pub struct Spec {
     pub kind: Kind,
     /// How long it may take, in milliseconds.
     pub timeout_ms: u64,
+    /// Names stand for addresses of this family alone.
+    pub ip_family: Option<IpFamily>,
 }
 
 /// What is sent.
@@ -53,7 +56,7 @@ pub enum Kind {
         /// `HOST:PORT`.
         address: String,
     },
-    /// A DNS query for A records.
+    /// A DNS query for the addresses of the pod's families.
     Dns {
         /// The name.
         name: String,

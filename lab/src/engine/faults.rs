@@ -68,12 +68,15 @@ pub(super) async fn set_link(lab: &Lab, id: PodId, power: Power) -> Result<(), S
     match power {
         Power::Down => links.down(index).await.map_err(said),
         Power::Up => {
-            let ip = lab.plan.pod(id).ip;
+            let ips = lab.plan.pod(id).ips;
             links.up(index).await.map_err(said)?;
-            links
-                .add_host_route(index, ip, link::mac(ip, false))
-                .await
-                .map_err(said)
+            for ip in ips.all() {
+                links
+                    .add_host_route(index, ip, link::mac(ips.first(), false))
+                    .await
+                    .map_err(said)?;
+            }
+            Ok(())
         }
     }
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use super::logs::Tail;
 use super::rules::{Rules, Tools};
 use super::state::{State, Watched};
+use crate::client::connect::any_towards;
 use crate::dns;
 use crate::net::tproxy::{self, Routes};
 use crate::observe::{Lookup, Observer, Origin, Protocol, Role};
@@ -297,7 +298,11 @@ impl Lab {
             role: role_of(role),
             pid: Some(pid),
             protocol: protocol_of(proto),
-            local: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), local_port),
+            local: {
+                let mut local = any_towards(remote);
+                local.set_port(local_port);
+                local
+            },
             remote,
         };
         if let Err(error) = self.observer.reported(origin) {

@@ -180,6 +180,10 @@ fn spawn_agent(lab: &Rc<Lab>, id: PodId) -> Result<(), String> {
     if sidecar.is_some_and(|sidecar| sidecar.proxy == ProxyKind::Envoy) {
         args.extend(["--envoy".to_owned(), ENVOY.to_owned()]);
     }
+    if plan.ips.second().is_some() {
+        let all: Vec<String> = plan.ips.all().map(|ip| ip.to_string()).collect();
+        args.extend(["--instance-ips".to_owned(), all.join(",")]);
+    }
     if let Some(metrics) = &plan.app_metrics {
         args.extend(["--app-metrics".to_owned(), metrics.clone()]);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::identity::Identity;
 use super::lab::Lab;
 use super::state::State;
 use crate::istiod::registry::{Command, Report};
+use crate::plan::{ISTIOD_HTTP_PORT, ISTIOD_XDS_PORT};
 use crate::scenario::model::{Gate, PodId, XdsType};
 use crate::world::process::{self, Program, Spec, Stdin};
 
@@ -28,9 +30,15 @@ pub(super) fn start_istiod(lab: &Rc<Lab>) -> Result<(), String> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(said)?;
     ours.set_nonblocking(true).map_err(said)?;
     let control = UnixStream::from_std(ours).map_err(said)?;
-    let args = ["istiod", "--control-fd", &CONTROL_FD.to_string()]
+    let mut args: Vec<String> = ["istiod", "--control-fd", &CONTROL_FD.to_string()]
         .map(str::to_owned)
         .into();
+    if lab.plan.istiod_ip.v6().is_some() {
+        // These take IPv4 too.
+        let any = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).to_string();
+        args.extend(["--xds-address".to_owned(), any(ISTIOD_XDS_PORT)]);
+        args.extend(["--monitoring-address".to_owned(), any(ISTIOD_HTTP_PORT)]);
+    }
     let theirs = OwnedFd::from(theirs);
     let Identity {
         uid,

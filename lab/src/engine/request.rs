@@ -55,6 +55,7 @@ pub(super) async fn send(lab: &Rc<Lab>, request: &Request, alone: bool) -> Resul
     let spec = wire::Spec {
         kind: kind(lab, request),
         timeout_ms: wire::millis(request.timeout),
+        ip_family: request.ip_family,
     };
     let stdin = serde_json::to_vec(&spec).map_err(|error| error.to_string())?;
     let (pid, output) = run_client(lab, &actor, &role, stdin, request.timeout).await?;

@@ -1,6 +1,6 @@
 //! Building the lab and waiting until all that no gate holds is ready; and taking it down.
 
-use std::net::IpAddr;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,9 +11,11 @@ use crate::dns;
 use crate::net::netns::NetNs;
 use crate::net::sysctl;
 use crate::observe::Observer;
-use crate::plan::{DNS_IP, ISTIOD, Plan};
+use crate::plan::ips::Ips;
+use crate::plan::{ISTIOD, Plan};
 use crate::report::LabError;
 use crate::scenario::model::{Pod, PodId, Scenario};
+use crate::world::ipv6;
 use crate::world::node::Node;
 use crate::world::pod::{self, PodSpace, PodSpec};
 
@@ -37,16 +39,21 @@ pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
     };
     let plan = Plan::new(&scenario);
     let tools = Tools::find(&scenario).map_err(|error| machine(chain(&error)))?;
-    let node = Node::enter(&[DNS_IP])
-        .await
-        .map_err(|error| failed(chain(&error)))?;
+    let own: Vec<_> = plan.dns.all().collect();
+    if plan.dns.v6().is_some() && !ipv6::is_there() {
+        return Err(machine(
+            "this kernel has no IPv6 (there is no /proc/sys/net/ipv6), and the scenario has IPv6 addresses"
+                .to_owned(),
+        ));
+    }
+    let node = Node::enter(&own).await.map_err(|error| failed(chain(&error)))?;
     let mut specs: Vec<PodSpec> = vec![PodSpec {
         name: ISTIOD.to_owned(),
-        ip: plan.istiod_ip,
+        ips: plan.istiod_ip,
     }];
     specs.extend(plan.pods.iter().map(|pod| PodSpec {
         name: pod.name.clone(),
-        ip: pod.ip,
+        ips: pod.ips,
     }));
     let mut spaces = pod::create_pods(&node, &specs)
         .await
@@ -56,9 +63,9 @@ pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
         set_sysctls(pod, space).map_err(failed)?;
         test_rules(&tools, pod, space).await?;
     }
-    let observed: Vec<(&str, IpAddr, &NetNs)> = spaces
+    let observed: Vec<(&str, Ips, &NetNs)> = spaces
         .iter()
-        .map(|space| (space.name.as_str(), IpAddr::V4(space.ip), &space.netns))
+        .map(|space| (space.name.as_str(), space.ips, &space.netns))
         .collect();
     let observer = Observer::attach(&observed).map_err(|error| failed(chain(&error)))?;
     let named: Vec<(&str, &NetNs)> = spaces
@@ -155,17 +162,18 @@ async fn bring_up(lab: &Rc<Lab>) -> Result<(), String> {
 
 fn start_dns(lab: &Lab) -> Result<(), String> {
     let records = dns::Records::new(&lab.plan.dns_records(&lab.scenario));
-    let (udp, tcp) = lab
-        .node
-        .netns()
-        .run(|| {
-            let udp = std::net::UdpSocket::bind((DNS_IP, 53))?;
-            let tcp = std::net::TcpListener::bind((DNS_IP, 53))?;
-            Ok::<_, std::io::Error>((udp, tcp))
-        })
-        .map_err(|error| chain(&error))?
-        .map_err(|error| format!("binding the DNS server to {DNS_IP}:53: {error}"))?;
-    let server = dns::serve(udp, tcp, records).map_err(|error| chain(&error))?;
+    let bind = |ip| {
+        let address = SocketAddr::new(ip, 53);
+        let udp = UdpSocket::bind(address)?;
+        let tcp = TcpListener::bind(address)?;
+        Ok::<_, std::io::Error>((udp, tcp))
+    };
+    let mut sockets = Vec::new();
+    for ip in lab.plan.dns.all() {
+        let bound = lab.node.netns().run(|| bind(ip)).map_err(|error| chain(&error))?;
+        sockets.push(bound.map_err(|error| format!("binding the DNS server to port 53 of {ip}: {error}"))?);
+    }
+    let server = dns::serve(sockets, records).map_err(|error| chain(&error))?;
     *lab.dns.borrow_mut() = Some(server);
     Ok(())
 }

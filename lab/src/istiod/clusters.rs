@@ -1,7 +1,6 @@
 //! Clusters: where a sidecar may send requests and connections.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
@@ -9,7 +8,7 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
-use envoy_types::pb::envoy::config::core::v3::{BindConfig, Http1ProtocolOptions, Http2ProtocolOptions};
+use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
@@ -23,23 +22,22 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 
 use super::inbound;
+use super::ip_mode::IpMode;
 use super::names::{
     BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, PASSTHROUGH_CLUSTER, inbound_cluster, outbound_cluster,
 };
 use super::registry::{Protocol, Proxy, Registry};
-use super::wire::{address, ads, duration, number, socket_address};
+use super::wire::{address, ads, duration, number};
 
 /// Istio's default for the mesh.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The source address of what the sidecar sends to its own pod's processes, by which the rules let it pass.
-const INBOUND_SOURCE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 
-/// The clusters that every proxy has.
-pub(super) fn shared(registry: &Registry) -> Vec<Cluster> {
+/// The clusters that every proxy of these families has.
+pub(super) fn shared(registry: &Registry, mode: IpMode) -> Vec<Cluster> {
     let mut clusters = vec![black_hole(), passthrough(PASSTHROUGH_CLUSTER)];
     clusters.extend(outbound(registry));
     clusters.push(Cluster {
-        upstream_bind_config: Some(from_inbound_source()),
+        upstream_bind_config: Some(mode.inbound_source()),
         ..passthrough(INBOUND_PASSTHROUGH_CLUSTER)
     });
     clusters
@@ -49,7 +47,7 @@ pub(super) fn shared(registry: &Registry) -> Vec<Cluster> {
 pub(super) fn own(registry: &Registry, proxy: &Proxy) -> Vec<Cluster> {
     inbound::ports(registry, proxy)
         .values()
-        .map(|port| inbound(registry, port.target_port, port.protocol))
+        .map(|port| inbound(registry, IpMode::of(proxy), port.target_port, port.protocol))
         .collect()
 }
 
@@ -77,18 +75,18 @@ fn outbound(registry: &Registry) -> Vec<Cluster> {
 }
 
 /// To the pod's own processes: at the address that the client dialled (Istio 1.10 and later), or at 127.0.0.1.
-fn inbound(registry: &Registry, port: u16, protocol: Protocol) -> Cluster {
+fn inbound(registry: &Registry, mode: IpMode, port: u16, protocol: Protocol) -> Cluster {
     let name = inbound_cluster(port);
     if registry.inbound_to_pod_ip {
         return Cluster {
             lb_policy: LbPolicy::ClusterProvided.into(),
-            upstream_bind_config: Some(from_inbound_source()),
+            upstream_bind_config: Some(mode.inbound_source()),
             ..cluster(name, DiscoveryType::OriginalDst, Some(protocol))
         };
     }
     let endpoint = LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
-            address: Some(address(Ipv4Addr::LOCALHOST, port)),
+            address: Some(address(mode.localhost(), port)),
             ..Endpoint::default()
         })),
         ..LbEndpoint::default()
@@ -174,12 +172,5 @@ fn no_circuit_breakers() -> CircuitBreakers {
             ..Thresholds::default()
         }],
         ..CircuitBreakers::default()
-    }
-}
-
-fn from_inbound_source() -> BindConfig {
-    BindConfig {
-        source_address: Some(socket_address(INBOUND_SOURCE, 0)),
-        ..BindConfig::default()
     }
 }

@@ -168,7 +168,7 @@ fn endpoints(registry: &Registry) -> Value {
     ports
         .map(|(service, port)| {
             let endpoints = service.endpoints.iter().map(|endpoint| {
-                let address = json!({"address": endpoint.ip, "portValue": port.target_port});
+                let address = json!({"address": endpoint.ips.first(), "portValue": port.target_port});
                 json!({
                     "endpoint": {"address": {"socketAddress": address}},
                     "metadata": {"filterMetadata": {"istio": {"workload": endpoint.pod}}},

@@ -1,7 +1,6 @@
 //! `virtualInbound`: the listener that connections to a pod come to, with a filter chain for each port of its services.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType;
@@ -15,6 +14,7 @@ use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use envoy_types::util::pack_any;
 
 use super::filters::{self, Routing};
+use super::ip_mode::{IpMode, additional};
 use super::listeners::{Interception, PLAIN_HTTP, black_hole, chain, http_inspector, tls_inspector};
 use super::names::{
     INBOUND_PASSTHROUGH_CLUSTER, INBOUND_PORT, Outbound, VIRTUAL_INBOUND, inbound_cluster, wildcard,
@@ -45,6 +45,7 @@ pub(super) fn ports<'a>(registry: &'a Registry, proxy: &Proxy) -> BTreeMap<u16, 
 /// The listener.
 pub(super) fn listener(registry: &Registry, proxy: &Proxy, interception: Interception) -> Listener {
     let ports = ports(registry, proxy);
+    let mode = IpMode::of(proxy);
     let mut filter_chains = vec![black_hole(
         registry,
         "virtualInbound-blackhole",
@@ -52,10 +53,11 @@ pub(super) fn listener(registry: &Registry, proxy: &Proxy, interception: Interce
         INBOUND_PORT,
     )];
     filter_chains.extend(catch_all(registry));
-    filter_chains.extend(ports.values().flat_map(|port| port_chains(registry, port)));
+    filter_chains.extend(ports.values().flat_map(|port| port_chains(registry, mode, port)));
     Listener {
         name: VIRTUAL_INBOUND.to_owned(),
-        address: Some(address(Ipv4Addr::UNSPECIFIED, INBOUND_PORT)),
+        address: Some(address(mode.wildcards().first(), INBOUND_PORT)),
+        additional_addresses: additional(mode.wildcards(), INBOUND_PORT),
         filter_chains,
         listener_filters: listener_filters(ports.values().copied(), interception),
         listener_filters_timeout: Some(no_limit()),
@@ -67,8 +69,8 @@ pub(super) fn listener(registry: &Registry, proxy: &Proxy, interception: Interce
 }
 
 /// The chains of one port: declared HTTP or TCP needs one; what is not declared needs a look at its first bytes.
-fn port_chains(registry: &Registry, port: &Port) -> Vec<FilterChain> {
-    let name = wildcard(port.target_port);
+fn port_chains(registry: &Registry, mode: IpMode, port: &Port) -> Vec<FilterChain> {
+    let name = wildcard(mode, port.target_port);
     let cluster = inbound_cluster(port.target_port);
     let routes = routes::inbound(registry, &cluster, port.port);
     let http = filters::http(

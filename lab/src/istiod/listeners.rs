@@ -1,7 +1,6 @@
 //! Listeners: where a sidecar takes connections, and which filter chain of which listener gets one.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType;
@@ -14,12 +13,14 @@ use envoy_types::util::pack_any;
 
 use super::filters::{self, Routing};
 use super::inbound;
+use super::ip_mode::{IpMode, additional};
 use super::names::{
     BLACK_HOLE_CLUSTER, OUTBOUND_PORT, Outbound, PASSTHROUGH_CLUSTER, VIRTUAL_OUTBOUND, outbound_cluster,
     route_configuration, wildcard,
 };
 use super::registry::{Port, Proxy, Registry, Service};
 use super::wire::{address, no_limit, number, truth};
+use crate::plan::ips::Ips;
 
 /// What the HTTP inspector calls plain HTTP.
 pub(super) const PLAIN_HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
@@ -36,20 +37,20 @@ pub(super) enum Interception {
 /// The listeners of this proxy alone: those that have a port of their own, and get what the rules intercept.
 pub(super) fn own(registry: &Registry, proxy: &Proxy, interception: Interception) -> Vec<Listener> {
     vec![
-        virtual_outbound(registry, interception),
+        virtual_outbound(registry, IpMode::of(proxy), interception),
         inbound::listener(registry, proxy, interception),
     ]
 }
 
-/// The listeners that every proxy has: connections are handed to them by their original destination.
-pub(super) fn shared(registry: &Registry) -> Vec<Listener> {
+/// The listeners that every proxy of these families has: connections are handed to them by their original destination.
+pub(super) fn shared(registry: &Registry, mode: IpMode) -> Vec<Listener> {
     let mut listeners = BTreeMap::new();
     for service in &registry.services {
         for port in &service.ports {
             let listener = match Outbound::of(port) {
-                Outbound::Http => http_listener(registry, service, port),
-                Outbound::Tcp => tcp_listener(registry, service, port),
-                Outbound::Sniffed => sniffed_listener(registry, service, port),
+                Outbound::Http => http_listener(registry, mode, service, port),
+                Outbound::Tcp => tcp_listener(registry, mode.vips(service), service, port),
+                Outbound::Sniffed => sniffed_listener(registry, mode.vips(service), service, port),
             };
             // HTTP services of one port share their listener: the first has made it.
             listeners.entry(listener.name.clone()).or_insert(listener);
@@ -59,8 +60,8 @@ pub(super) fn shared(registry: &Registry) -> Vec<Listener> {
 }
 
 /// `0.0.0.0_9080`: plain HTTP to the routes of the port; anything else to where it meant to go.
-fn http_listener(registry: &Registry, service: &Service, port: &Port) -> Listener {
-    let name = wildcard(port.port);
+fn http_listener(registry: &Registry, mode: IpMode, service: &Service, port: &Port) -> Listener {
+    let name = wildcard(mode, port.port);
     let fall_through = FilterChain {
         name: "PassthroughFilterChain".to_owned(),
         filters: vec![filters::tcp(registry, &name, unknown_destination(registry))],
@@ -70,26 +71,26 @@ fn http_listener(registry: &Registry, service: &Service, port: &Port) -> Listene
         filter_chains: vec![sniffed_http_chain(registry, &name, service, port)],
         default_filter_chain: Some(fall_through),
         listener_filters: vec![tls_inspector(None), http_inspector(None)],
-        ..handed_over(name, Ipv4Addr::UNSPECIFIED, port)
+        ..handed_over(name, mode.wildcards(), port)
     }
 }
 
 /// `10.96.0.6_3306`: no inspectors, so that a server may speak first.
-fn tcp_listener(registry: &Registry, service: &Service, port: &Port) -> Listener {
-    let name = format!("{}_{}", service.vip, port.port);
+fn tcp_listener(registry: &Registry, vips: Ips, service: &Service, port: &Port) -> Listener {
+    let name = format!("{}_{}", vips.first(), port.port);
     let cluster = outbound_cluster(port.port, "", &service.name);
     Listener {
         filter_chains: vec![FilterChain {
             filters: vec![filters::tcp(registry, &name, &cluster)],
             ..FilterChain::default()
         }],
-        ..handed_over(name, service.vip, port)
+        ..handed_over(name, vips, port)
     }
 }
 
 /// `10.96.0.7_7000`: plain HTTP to the service's own routes, anything else to the service as TCP.
-fn sniffed_listener(registry: &Registry, service: &Service, port: &Port) -> Listener {
-    let name = format!("{}_{}", service.vip, port.port);
+fn sniffed_listener(registry: &Registry, vips: Ips, service: &Service, port: &Port) -> Listener {
+    let name = format!("{}_{}", vips.first(), port.port);
     let cluster = outbound_cluster(port.port, "", &service.name);
     let as_tcp = FilterChain {
         filters: vec![filters::tcp(registry, &name, &cluster)],
@@ -99,7 +100,7 @@ fn sniffed_listener(registry: &Registry, service: &Service, port: &Port) -> List
         filter_chains: vec![sniffed_http_chain(registry, &name, service, port)],
         default_filter_chain: Some(as_tcp),
         listener_filters: vec![tls_inspector(None), http_inspector(None)],
-        ..handed_over(name, service.vip, port)
+        ..handed_over(name, vips, port)
     }
 }
 
@@ -121,10 +122,11 @@ fn sniffed_http_chain(registry: &Registry, listener: &str, service: &Service, po
     }
 }
 
-fn handed_over(name: String, ip: Ipv4Addr, port: &Port) -> Listener {
+fn handed_over(name: String, ips: Ips, port: &Port) -> Listener {
     Listener {
         name,
-        address: Some(address(ip, port.port)),
+        address: Some(address(ips.first(), port.port)),
+        additional_addresses: additional(ips, port.port),
         bind_to_port: Some(truth(false)),
         traffic_direction: TrafficDirection::Outbound.into(),
         listener_filters_timeout: Some(no_limit()),
@@ -135,7 +137,7 @@ fn handed_over(name: String, ip: Ipv4Addr, port: &Port) -> Listener {
 
 /// The listener behind the interception rules. It hands a connection to the listener of its original destination; what
 /// none takes goes on as TCP, or is refused.
-fn virtual_outbound(registry: &Registry, interception: Interception) -> Listener {
+fn virtual_outbound(registry: &Registry, mode: IpMode, interception: Interception) -> Listener {
     let catch_all = FilterChain {
         name: "virtualOutbound-catchall-tcp".to_owned(),
         filters: vec![filters::tcp(
@@ -147,7 +149,8 @@ fn virtual_outbound(registry: &Registry, interception: Interception) -> Listener
     };
     Listener {
         name: VIRTUAL_OUTBOUND.to_owned(),
-        address: Some(address(Ipv4Addr::UNSPECIFIED, OUTBOUND_PORT)),
+        address: Some(address(mode.wildcards().first(), OUTBOUND_PORT)),
+        additional_addresses: additional(mode.wildcards(), OUTBOUND_PORT),
         use_original_dst: Some(truth(true)),
         transparent: interception.transparent(),
         traffic_direction: TrafficDirection::Outbound.into(),

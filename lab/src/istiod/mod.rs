@@ -7,8 +7,10 @@
 pub mod registry;
 
 mod kind;
-mod names;
 mod wire;
+
+mod ip_mode;
+mod names;
 
 mod access_log;
 mod filters;

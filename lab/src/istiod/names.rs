@@ -2,6 +2,7 @@
 
 use proxy::xds::name_table::{KUBERNETES, NameInfo, NameTable};
 
+use super::ip_mode::IpMode;
 use super::registry::{Port, Protocol, Registry, Service};
 
 /// The namespace of everything in a lab.
@@ -37,9 +38,10 @@ pub(super) fn inbound_cluster(port: u16) -> String {
     format!("inbound|{port}||")
 }
 
-/// `0.0.0.0_9080`: the outbound listener for all HTTP services of a port, and the inbound filter chain of a port.
-pub(super) fn wildcard(port: u16) -> String {
-    format!("0.0.0.0_{port}")
+/// `0.0.0.0_9080`, `::_9080` where there is IPv6 alone: the outbound listener for all HTTP services of a port, and the
+/// inbound filter chain of a port.
+pub(super) fn wildcard(mode: IpMode, port: u16) -> String {
+    format!("{}_{port}", mode.wildcards().first())
 }
 
 /// How the sidecars of clients take connections to a service port.
@@ -74,11 +76,11 @@ pub(super) fn route_configuration(service: &Service, port: &Port) -> Option<Stri
     }
 }
 
-/// Every service's host and address (Istio, `BuildNameTable`). The agent makes all shorter forms of it.
+/// Every service's host and addresses (Istio, `BuildNameTable`). The agent makes all shorter forms of it.
 pub(super) fn table(registry: &Registry) -> NameTable {
     let services = registry.services.iter().map(|service| {
         let info = NameInfo {
-            ips: vec![service.vip.to_string()],
+            ips: service.vip.all().map(|ip| ip.to_string()).collect(),
             registry: KUBERNETES.to_owned(),
             shortname: service.name.clone(),
             namespace: NAMESPACE.to_owned(),

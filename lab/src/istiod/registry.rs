@@ -3,9 +3,10 @@
 //! This crosses a process boundary (`lab istiod` is its own process), so it has a wire shape: one JSON document a line.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::plan::ips::Ips;
 
 /// The whole state of the mesh. Each one replaces the one before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +30,8 @@ pub struct Registry {
 pub struct Service {
     /// Short name; host is `NAME.default.svc.cluster.local`.
     pub name: String,
-    /// Its virtual address.
-    pub vip: Ipv4Addr,
+    /// Its virtual addresses.
+    pub vip: Ips,
     /// Ports.
     pub ports: Vec<Port>,
     /// Subset name and the labels that select it.
@@ -73,8 +74,8 @@ pub enum Protocol {
 /// A ready endpoint of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// The pod's address.
-    pub ip: Ipv4Addr,
+    /// The pod's addresses of the service's families.
+    pub ips: Ips,
     /// The pod's name.
     pub pod: String,
     /// The pod's labels, for subsets.
@@ -139,8 +140,8 @@ pub struct Proxy {
     pub node_id: String,
     /// The pod's name.
     pub pod: String,
-    /// The pod's address.
-    pub ip: Ipv4Addr,
+    /// The pod's addresses, `INSTANCE_IPS` of its node metadata.
+    pub ips: Ips,
 }
 
 /// What the lab tells istiod, one JSON document a line.

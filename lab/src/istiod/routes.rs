@@ -1,6 +1,7 @@
 //! Routes: which cluster a request goes to, by its host, path, method and headers.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::DataSource;
@@ -125,10 +126,14 @@ fn domains(service: &Service, port: &Port) -> Vec<String> {
         name.clone(),
         format!("{name}.default.svc"),
         format!("{name}.default"),
-        service.vip.to_string(),
     ];
+    let vips = service.vip.all().map(|vip| match vip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    });
     names
         .into_iter()
+        .chain(vips)
         .flat_map(|name| [name.clone(), format!("{name}:{}", port.port)])
         .collect()
 }

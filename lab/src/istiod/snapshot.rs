@@ -12,6 +12,7 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 use prost::{Message, Name};
 
+use super::ip_mode::IpMode;
 use super::kind::Kind;
 use super::listeners::Interception;
 use super::registry::{Proxy, Registry};
@@ -38,25 +39,48 @@ pub(super) struct Snapshot {
     pub(super) registry: Registry,
     /// When it was taken in.
     pub(super) taken_in: Instant,
+    shared: BTreeMap<IpMode, Shared>,
+    routes: BTreeMap<String, Arc<Resource>>,
+    names: Resources,
+}
+
+/// What is the same for every proxy of the same families.
+#[derive(Debug)]
+struct Shared {
     clusters: Resources,
     endpoints: BTreeMap<String, Arc<Resource>>,
     listeners: Resources,
-    routes: BTreeMap<String, Arc<Resource>>,
-    names: Resources,
+}
+
+impl Shared {
+    fn new(registry: &Registry, mode: IpMode) -> Self {
+        Self {
+            clusters: clusters::shared(registry, mode)
+                .into_iter()
+                .map(cluster)
+                .collect(),
+            endpoints: endpoints::of(registry, mode)
+                .into_iter()
+                .map(assignment)
+                .map(named)
+                .collect(),
+            listeners: listeners::shared(registry, mode)
+                .into_iter()
+                .map(listener)
+                .collect(),
+        }
+    }
 }
 
 impl Snapshot {
     /// Encodes a state.
     pub(super) fn new(generation: u64, registry: Registry) -> Self {
-        let named = |resource: Arc<Resource>| (resource.name.clone(), resource);
+        let modes: BTreeSet<IpMode> = registry.proxies.iter().map(IpMode::of).collect();
         Self {
-            clusters: clusters::shared(&registry).into_iter().map(cluster).collect(),
-            endpoints: endpoints::of(&registry)
+            shared: modes
                 .into_iter()
-                .map(assignment)
-                .map(named)
+                .map(|mode| (mode, Shared::new(&registry, mode)))
                 .collect(),
-            listeners: listeners::shared(&registry).into_iter().map(listener).collect(),
             routes: routes::of(&registry)
                 .into_iter()
                 .map(routing)
@@ -83,6 +107,7 @@ pub(super) enum Names {
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
     snapshot: Arc<Snapshot>,
+    mode: IpMode,
     own_clusters: Resources,
     own_listeners: Resources,
 }
@@ -95,6 +120,7 @@ impl Wanted {
         Self {
             own_clusters: clusters::own(registry, proxy).into_iter().map(cluster).collect(),
             own_listeners: own_listeners.into_iter().map(listener).collect(),
+            mode: IpMode::of(proxy),
             snapshot: Arc::clone(snapshot),
         }
     }
@@ -111,17 +137,21 @@ impl Wanted {
             Names::All => true,
             Names::Only(names) => names.contains(&resource.name),
         };
-        let both = |shared: &Resources, own: &Resources| -> Resources {
-            shared.iter().chain(own).filter(wanted).map(Arc::clone).collect()
+        let both = |shared: Option<&Resources>, own: &Resources| -> Resources {
+            let shared = shared.into_iter().flatten();
+            shared.chain(own).filter(wanted).map(Arc::clone).collect()
         };
+        let shared = self.snapshot.shared.get(&self.mode);
+        let nothing = BTreeMap::new();
         match kind {
-            Kind::Cds => both(&self.snapshot.clusters, &self.own_clusters),
-            Kind::Lds => both(&self.snapshot.listeners, &self.own_listeners),
+            Kind::Cds => both(shared.map(|shared| &shared.clusters), &self.own_clusters),
+            Kind::Lds => both(shared.map(|shared| &shared.listeners), &self.own_listeners),
             // One table, and it has no name.
             Kind::Nds => self.snapshot.names.clone(),
-            Kind::Eds => by_name(&self.snapshot.endpoints, names, |name| {
-                assignment(endpoints::none(name.to_owned()))
-            }),
+            Kind::Eds => {
+                let known = shared.map_or(&nothing, |shared| &shared.endpoints);
+                by_name(known, names, |name| assignment(endpoints::none(name.to_owned())))
+            }
             Kind::Rds => by_name(&self.snapshot.routes, names, |name| {
                 routing(routes::none(name.to_owned()))
             }),
@@ -132,11 +162,19 @@ impl Wanted {
     pub(super) fn needed(&self, kind: Kind) -> impl Iterator<Item = &str> {
         let named = match kind {
             Kind::Cds | Kind::Lds | Kind::Nds => None,
-            Kind::Eds => Some(&self.snapshot.endpoints),
+            Kind::Eds => self
+                .snapshot
+                .shared
+                .get(&self.mode)
+                .map(|shared| &shared.endpoints),
             Kind::Rds => Some(&self.snapshot.routes),
         };
         named.into_iter().flat_map(BTreeMap::keys).map(String::as_str)
     }
+}
+
+fn named(resource: Arc<Resource>) -> (String, Arc<Resource>) {
+    (resource.name.clone(), resource)
 }
 
 fn by_name(

@@ -1,6 +1,6 @@
 //! Small protobuf messages that every resource is made of.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
@@ -35,7 +35,7 @@ pub(super) const fn truth(value: bool) -> BoolValue {
 }
 
 /// A TCP address.
-pub(super) fn socket_address(ip: Ipv4Addr, port: u16) -> SocketAddress {
+pub(super) fn socket_address(ip: IpAddr, port: u16) -> SocketAddress {
     SocketAddress {
         address: ip.to_string(),
         port_specifier: Some(PortSpecifier::PortValue(u32::from(port))),
@@ -44,7 +44,7 @@ pub(super) fn socket_address(ip: Ipv4Addr, port: u16) -> SocketAddress {
 }
 
 /// A TCP address, as most messages want it.
-pub(super) fn address(ip: Ipv4Addr, port: u16) -> Address {
+pub(super) fn address(ip: IpAddr, port: u16) -> Address {
     Address {
         address: Some(AddressKind::SocketAddress(socket_address(ip, port))),
     }

@@ -2,14 +2,15 @@
 //!
 //! A handle's socket belongs to the namespace in which it was opened, so each namespace has one of its own.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourState;
-use netlink_packet_route::route::RouteScope;
+use netlink_packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::task::JoinHandle;
@@ -18,6 +19,9 @@ use super::netns::{self, NetNs};
 
 /// The gateway that every pod sees: an address that no pod can have (Calico's choice).
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// The same for IPv6: no link in the lab gives itself a link-local address.
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// What could not be done to a link.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +82,8 @@ pub struct Veth {
     pub node_mac: [u8; 6],
     /// The pod's end's (eth0's) hardware address.
     pub pod_mac: [u8; 6],
-    /// The pod's address.
-    pub ip: Ipv4Addr,
+    /// The pod's addresses.
+    pub ips: Vec<IpAddr>,
 }
 
 impl Links {
@@ -169,13 +173,17 @@ impl Links {
     }
 
     /// Gives a link an address that has no network of its own.
-    pub async fn add_address(&self, index: u32, ip: Ipv4Addr) -> Result<(), Error> {
-        self.handle
-            .address()
-            .add(index, IpAddr::V4(ip), 32)
+    pub async fn add_address(&self, index: u32, ip: IpAddr) -> Result<(), Error> {
+        let length = whole(ip);
+        let mut request = self.handle.address().add(index, ip, length);
+        if ip.is_ipv6() {
+            // Nobody else can have it, and looking for one takes a second.
+            request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+        }
+        request
             .execute()
             .await
-            .map_err(self.refused(format!("adding address {ip}/32 to link {index}")))
+            .map_err(self.refused(format!("adding address {ip}/{length} to link {index}")))
     }
 
     /// Makes a pair whose other end is `eth0` in `pod` from the start: no window in which it has another name or place.
@@ -194,33 +202,39 @@ impl Links {
             .map_err(self.refused(request))
     }
 
-    /// Routes one address over a link, to a neighbour that needs no ARP.
-    pub async fn add_host_route(&self, index: u32, ip: Ipv4Addr, mac: [u8; 6]) -> Result<(), Error> {
+    /// Routes one address over a link, to a neighbour that needs no ARP and no neighbour discovery.
+    pub async fn add_host_route(&self, index: u32, ip: IpAddr, mac: [u8; 6]) -> Result<(), Error> {
+        self.add_neighbour(index, ip, mac).await?;
+        let length = whole(ip);
+        let request = format!("adding a route to {ip}/{length} over link {index}");
+        self.add_route(route_to(ip, length, index), request).await
+    }
+
+    /// Makes known whose an address on a link is.
+    pub async fn add_neighbour(&self, index: u32, ip: IpAddr, mac: [u8; 6]) -> Result<(), Error> {
         self.handle
             .neighbours()
-            .add(index, IpAddr::V4(ip))
+            .add(index, ip)
             .link_layer_address(&mac)
             .state(NeighbourState::Permanent)
             .replace()
             .execute()
             .await
-            .map_err(self.refused(format!("adding neighbour {ip} on link {index}")))?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(ip, 32)
-            .output_interface(index)
-            .scope(RouteScope::Link)
-            .build();
+            .map_err(self.refused(format!("adding neighbour {ip} on link {index}")))
+    }
+
+    async fn add_route(&self, route: RouteMessage, request: String) -> Result<(), Error> {
         self.handle
             .route()
             .add(route)
             .execute()
             .await
-            .map_err(self.refused(format!("adding a route to {ip}/32 over link {index}")))
+            .map_err(self.refused(request))
     }
 
-    /// Makes a link that leads nowhere, and routes a range to it: so packets to services pass the node's FORWARD hook,
+    /// Makes a link that leads nowhere, and routes ranges to it: so packets to services pass the node's FORWARD hook,
     /// where kube-proxy refuses those without endpoints, as they do on a node with a default route.
-    pub async fn add_sink(&self, name: &str, range: Ipv4Addr, length: u8) -> Result<(), Error> {
+    pub async fn add_sink(&self, name: &str, ranges: &[(IpAddr, u8)]) -> Result<(), Error> {
         // A veth pair of which the other end stays down: the dummy driver is not in every kernel, veth must be.
         let message = LinkVeth::new(name, &format!("{name}-end")).up().build();
         let request = format!("making the link {name}");
@@ -231,33 +245,51 @@ impl Links {
             .await
             .map_err(self.refused(request))?;
         let index = self.index(name).await?;
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(range, length)
-            .output_interface(index)
-            .scope(RouteScope::Link)
-            .build();
-        let request = format!("adding a route to {range}/{length} over link {name}");
-        self.handle
-            .route()
-            .add(route)
-            .execute()
-            .await
-            .map_err(self.refused(request))
+        for (range, length) in ranges {
+            let request = format!("adding a route to {range}/{length} over link {name}");
+            self.add_route(route_to(*range, *length, index), request).await?;
+        }
+        Ok(())
     }
 
     /// Sends everything else by a gateway.
-    pub async fn add_default_route(&self, index: u32, gateway: Ipv4Addr) -> Result<(), Error> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
-            .gateway(gateway)
-            .output_interface(index)
-            .build();
-        self.handle
-            .route()
-            .add(route)
-            .execute()
+    pub async fn add_default_route(&self, index: u32, gateway: IpAddr) -> Result<(), Error> {
+        let route = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
+                .gateway(gateway)
+                .output_interface(index)
+                .build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(Ipv6Addr::UNSPECIFIED, 0)
+                .gateway(gateway)
+                .output_interface(index)
+                .build(),
+        };
+        self.add_route(route, format!("adding a default route by {gateway}"))
             .await
-            .map_err(self.refused(format!("adding a default route by {gateway}")))
+    }
+}
+
+/// The length of a prefix that is one address.
+const fn whole(ip: IpAddr) -> u8 {
+    match ip {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+fn route_to(range: IpAddr, length: u8, index: u32) -> RouteMessage {
+    match range {
+        IpAddr::V4(range) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(range, length)
+            .output_interface(index)
+            .scope(RouteScope::Link)
+            .build(),
+        IpAddr::V6(range) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(range, length)
+            .output_interface(index)
+            .build(),
     }
 }
 
@@ -279,7 +311,13 @@ fn with_peer(mut message: LinkMessage, veth: &Veth, pod: &NetNs) -> LinkMessage 
 }
 
 /// A locally administered hardware address for an end of the pair of this pod.
-pub fn mac(ip: Ipv4Addr, node_end: bool) -> [u8; 6] {
-    let [a, b, c, d] = ip.octets();
+pub fn mac(ip: IpAddr, node_end: bool) -> [u8; 6] {
+    let [a, b, c, d] = match ip {
+        IpAddr::V4(ip) => ip.octets(),
+        IpAddr::V6(ip) => {
+            let [.., a, b, c, d] = ip.octets();
+            [a, b, c, d]
+        }
+    };
     [if node_end { 0x0a } else { 0x02 }, 0x58, a, b, c, d]
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::connections::{Ended, Seen};
 use super::nftrace::{Protocol, Tuple};
 use super::{Error, netlink};
 
-/// Connects inside the namespace to a port of 127.0.0.1 where nobody listens, and awaits the events.
+/// Connects inside the namespace to a port of each loopback address where nobody listens, and awaits the events.
 pub(super) async fn prove(
     seen: &Rc<RefCell<Seen>>,
     news: &Notify,
@@ -25,7 +25,24 @@ pub(super) async fn prove(
     limit: Duration,
 ) -> Result<(), Error> {
     let index = seen.borrow().pod(pod)?;
-    let sent = netlink::visit(pod, namespace, refused_connection)?;
+    let addresses = seen.borrow().pods[index].addresses;
+    // Every pod has 127.0.0.1, whatever else it has.
+    let loopbacks = std::iter::once(IpAddr::V4(Ipv4Addr::LOCALHOST))
+        .chain(addresses.v6().map(|_| IpAddr::V6(Ipv6Addr::LOCALHOST)));
+    for loopback in loopbacks {
+        prove_one(seen, news, (pod, index), namespace, (loopback, limit)).await?;
+    }
+    Ok(())
+}
+
+async fn prove_one(
+    seen: &Rc<RefCell<Seen>>,
+    news: &Notify,
+    (pod, index): (&str, usize),
+    namespace: &NetNs,
+    (loopback, limit): (IpAddr, Duration),
+) -> Result<(), Error> {
+    let sent = netlink::visit(pod, namespace, || refused_connection(loopback))?;
     let tuple = sent.map_err(|source| Error::Canary {
         pod: pod.to_owned(),
         source,
@@ -55,13 +72,14 @@ fn is_seen(seen: &RefCell<Seen>, pod: usize, tuple: &Tuple) -> bool {
         .is_some_and(|id| seen.connections[id].ended == Some(Ended::Refused(tuple.destination.port())))
 }
 
-fn refused_connection() -> io::Result<Tuple> {
-    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+fn refused_connection(loopback: IpAddr) -> io::Result<Tuple> {
+    let loopback = SocketAddr::new(loopback, 0);
+    let domain = Domain::for_address(loopback);
     // Bound and never listening: the kernel refuses, and nobody else can have the port meanwhile.
-    let target = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let target = Socket::new(domain, Type::STREAM, None)?;
     target.bind(&loopback.into())?;
     let destination = end(&target)?;
-    let client = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let client = Socket::new(domain, Type::STREAM, None)?;
     client.bind(&loopback.into())?;
     let source = end(&client)?;
     match client.connect(&destination.into()) {

@@ -21,6 +21,7 @@ use super::rules::Rules;
 use super::sockets::{Owner, Role, Sockets};
 use super::users::Users;
 use super::{Error, Origin, install};
+use crate::plan::ips::Ips;
 
 const BUFFER: usize = 16 << 20;
 pub(super) const BATCH: usize = 64 << 10;
@@ -86,7 +87,7 @@ impl Connection {
 /// One pod under observation.
 pub(super) struct Pod {
     pub(super) name: String,
-    pub(super) address: IpAddr,
+    pub(super) addresses: Ips,
     /// Its link is down: what is sent to it does not arrive.
     pub(super) cut_off: bool,
     pub(super) socket: Rc<AsyncFd<Socket>>,
@@ -133,16 +134,16 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn attach(&mut self, name: &str, address: IpAddr, namespace: &NetNs) -> Result<usize, Error> {
+    pub(super) fn attach(&mut self, name: &str, addresses: Ips, namespace: &NetNs) -> Result<usize, Error> {
         let socket = netlink::listen(name, namespace, &GROUPS, BUFFER)?;
-        install::install(name, namespace)?;
+        install::install(name, namespace, addresses)?;
         let socket = sys::await_netlink(socket).map_err(|source| Error::Register {
             pod: name.to_owned(),
             source,
         })?;
         self.pods.push(Pod {
             name: name.to_owned(),
-            address,
+            addresses,
             cut_off: false,
             socket: Rc::new(socket),
             sockets: Sockets::open(name, namespace)?,
@@ -296,14 +297,16 @@ impl Seen {
                     self.connections[id].ended = Some(Ended::Refused(tuple.source.port()));
                 }
             }
-            (Segment::Unreachable, Some(Hook::Output)) => self.refuse_datagrams(pod),
+            (Segment::Unreachable, Some(Hook::Output)) => {
+                self.refuse_datagrams(pod, tuple.destination.ip());
+            }
             (Segment::Rst | Segment::Other | Segment::Unreachable, _) => {}
         }
     }
 
     /// The kernel has told somebody that a datagram found no socket: which one, the table knows.
-    fn refuse_datagrams(&mut self, pod: usize) {
-        let refused = match self.pods[pod].users.refused() {
+    fn refuse_datagrams(&mut self, pod: usize, told: IpAddr) {
+        let refused = match self.pods[pod].users.refused(told) {
             Ok(refused) => refused,
             Err(error) => return self.lose(pod, &error),
         };
@@ -335,7 +338,8 @@ impl Seen {
         if on_lo {
             self.on_lo.insert((pod, left), id);
         }
-        if self.connections[id].owner.is_none() && tuple.protocol == Protocol::Tcp && tuple.source.is_ipv4() {
+        let has_users = tuple.source.is_ipv4() || self.pods[pod].addresses.v6().is_some();
+        if self.connections[id].owner.is_none() && tuple.protocol == Protocol::Tcp && has_users {
             self.look_up_user(id, &tuple);
         }
     }
@@ -427,6 +431,36 @@ impl Seen {
         all.iter()
             .copied()
             .rfind(|&id| id < before && self.connections[id].is_from_here())
+    }
+
+    /// The same by its own end alone, to a port of another address than `host`: one that stands for the same endpoint, of
+    /// which a log names only the first.
+    pub(super) fn opened_elsewhere(
+        &self,
+        pod: usize,
+        source: SocketAddr,
+        host: SocketAddr,
+        before: usize,
+    ) -> Option<usize> {
+        let is_it = |&id: &usize| {
+            let connection = &self.connections[id];
+            let tuple = connection.tuple();
+            connection.pod == pod
+                && connection.is_from_here()
+                && tuple.protocol == Protocol::Tcp
+                && tuple.source == source
+                && self.is_same_endpoint(tuple.destination, host)
+        };
+        (0..before.min(self.connections.len())).rev().find(is_it)
+    }
+
+    /// The same port of the same pod, by either of its addresses.
+    pub(super) fn is_same_endpoint(&self, one: SocketAddr, other: SocketAddr) -> bool {
+        let has_both = |pod: &Pod| {
+            let has = |ip| pod.addresses.all().any(|own| own == ip);
+            has(one.ip()) && has(other.ip())
+        };
+        one == other || (one.port() == other.port() && self.pods.iter().any(has_both))
     }
 
     /// The same connection as the pod saw it to which it went: same source and, for TCP, same sequence number. The

@@ -6,7 +6,7 @@
 pub(super) mod dns;
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::access_log::Entry;
 use super::connections::{Connection, Ended, Mark, Seen};
@@ -20,7 +20,10 @@ const LOGGED: [u16; 4] = [15001, 15006, 15021, 15090];
 const DNS: u16 = 53;
 /// Where the agent answers for the app's probes, and from which address it asks the app.
 const HEALTH: u16 = 15020;
-const INBOUND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
+const INBOUND: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
+    IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6)),
+];
 
 /// What was observed of a step.
 #[derive(Debug, Clone, PartialEq)]
@@ -211,7 +214,7 @@ impl Walk<'_> {
 
     fn is_pod(&self, address: SocketAddr) -> bool {
         let mut pods = self.seen.pods.iter();
-        pods.any(|pod| pod.address == address.ip() && !pod.cut_off)
+        pods.any(|pod| pod.addresses.all().any(|ip| ip == address.ip()) && !pod.cut_off)
     }
 
     fn at_socket(&mut self, connection: &Connection, owner: &Owner, port: u16, request: Option<&str>) {
@@ -231,7 +234,7 @@ impl Walk<'_> {
             let by_agent = self.seen.owner(id).is_none_or(|owner| owner.role == Role::Agent);
             connection.pod == pod
                 && connection.is_from_here()
-                && connection.tuple().source.ip() == INBOUND
+                && INBOUND.contains(&connection.tuple().source.ip())
                 && by_agent
                 && !self.ridden.contains(&id)
         };
@@ -290,10 +293,19 @@ impl Walk<'_> {
                 source: local,
                 destination: host,
             };
-            self.seen.opened(downstream.pod, &tuple, logged.after)
+            if local.is_ipv4() == host.is_ipv4() {
+                self.seen.opened(downstream.pod, &tuple, logged.after)
+            } else {
+                // Of an endpoint with two addresses the log has the first, and the one that answered was the other.
+                self.seen
+                    .opened_elsewhere(downstream.pod, local, host, logged.after)
+            }
         });
         let failed = self.attempts(downstream.pod, entry, host, main, logged.after);
-        let nothing = failed.is_empty() && main.is_none();
+        let is_elsewhere = entry
+            .upstream_local_address
+            .is_some_and(|local| local.is_ipv4() != host.is_ipv4());
+        let nothing = main.is_none() && (failed.is_empty() || is_elsewhere);
         // The log says whose they are, whatever else was found.
         let sidecar = |owner: &Owner| owner.role == Role::Sidecar;
         for id in failed.into_iter().chain(main) {
@@ -340,8 +352,8 @@ impl Walk<'_> {
         let to = connection.tuple().destination;
         let by_sidecar = match self.seen.owner(id) {
             Some(owner) => owner.role == Role::Sidecar,
-            // The log says that the sidecar tried this very address.
-            None => to == host,
+            // The log says that the sidecar tried this very address, and so the other one of the same endpoint.
+            None => self.seen.is_same_endpoint(to, host),
         };
         connection.pod == pod
             && connection.is_from_here()

@@ -32,7 +32,7 @@ mod kernel_tests;
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::net::netns::NetNs;
+use crate::plan::ips::Ips;
 use crate::within::{TooLong, within};
 
 use connections::Seen;
@@ -163,21 +164,21 @@ impl fmt::Debug for Observer {
 
 impl Observer {
     /// Subscribes to each pod's events and creates `inet lab_trace` in it. Must run inside a `LocalSet`.
-    pub fn attach(pods: &[(&str, IpAddr, &NetNs)]) -> Result<Self, Error> {
+    pub fn attach(pods: &[(&str, Ips, &NetNs)]) -> Result<Self, Error> {
         let mut observer = Self {
             seen: Rc::default(),
             news: Rc::default(),
             readers: JoinSet::new(),
         };
-        for (name, address, namespace) in pods {
-            observer.add_pod(name, *address, namespace)?;
+        for (name, addresses, namespace) in pods {
+            observer.add_pod(name, *addresses, namespace)?;
         }
         Ok(observer)
     }
 
     /// Observes one more pod.
-    pub fn add_pod(&mut self, name: &str, address: IpAddr, namespace: &NetNs) -> Result<(), Error> {
-        let pod = self.seen.borrow_mut().attach(name, address, namespace)?;
+    pub fn add_pod(&mut self, name: &str, addresses: Ips, namespace: &NetNs) -> Result<(), Error> {
+        let pod = self.seen.borrow_mut().attach(name, addresses, namespace)?;
         let (seen, news) = (Rc::clone(&self.seen), Rc::clone(&self.news));
         self.readers.spawn_local(read(pod, seen, news));
         Ok(())
@@ -284,7 +285,7 @@ impl Observer {
         Ok(join::newest(&seen, pod, role, port))
     }
 
-    /// Proves that every pod's events arrive, by one refused connection in each.
+    /// Proves that every pod's events arrive, by one refused connection of each of its families.
     pub async fn canary(&self, pods: &[(&str, &NetNs)], limit: Duration) -> Result<(), Error> {
         for (pod, namespace) in pods {
             canary::prove(&self.seen, &self.news, pod, namespace, limit).await?;

@@ -23,8 +23,9 @@ const GOTO: i32 = -4;
 const RETURN: i32 = -5;
 /// `NFT_TRACETYPE_POLICY`.
 const POLICY: u32 = 1;
-/// Type and code (RFC 792).
+/// Type and code (RFC 792, RFC 4443).
 const PORT_UNREACHABLE: [u8; 2] = [3, 3];
+const PORT_UNREACHABLE6: [u8; 2] = [1, 4];
 
 /// A transport protocol that the lab follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -267,6 +268,7 @@ fn packet(network: &[u8], transport: &[u8]) -> Option<(Tuple, Segment)> {
         6 => (Protocol::Tcp, segment(transport)?),
         17 => (Protocol::Udp, Segment::Datagram),
         1 if transport.starts_with(&PORT_UNREACHABLE) => (Protocol::Udp, Segment::Unreachable),
+        58 if transport.starts_with(&PORT_UNREACHABLE6) => (Protocol::Udp, Segment::Unreachable),
         _ => return None,
     };
     let port = |at: usize| match kind {

@@ -2,17 +2,19 @@
 //! datagrams found no socket.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::net::netns::NetNs;
 
-use super::install::{REFUSED, TABLE, USERS};
+use super::install::{TABLE, refused_of, users_of};
 use super::netlink::{self, Asking, Bytes, DUMP, REQUEST, attributes, fixed};
 use super::nftrace::{Protocol, Tuple};
 
 const GET_ELEMENTS: u16 = 0x0a0d;
 const INET: u8 = 1;
 const TRIES: u32 = 3;
+const V4_BYTES: usize = 16;
+const V6_BYTES: usize = 40;
 
 /// The users of the SYNs of one pod.
 #[derive(Debug)]
@@ -39,19 +41,21 @@ impl Users {
             self.known.clear();
             let known = &mut self.known;
             let add = |payload: &[u8]| known.extend(elements(payload));
-            list(&mut self.asking, USERS, "listing the users of SYNs", add)?;
+            let set = users_of(tuple.source.ip());
+            list(&mut self.asking, set, "listing the users of SYNs", add)?;
         }
         Ok(self.known.get(tuple).copied())
     }
 
-    /// The datagrams that found no socket, as they came to where it was not.
-    pub(super) fn refused(&mut self) -> Result<Vec<Tuple>, netlink::Error> {
+    /// The datagrams from addresses of this one's family that found no socket, as they came to where it was not.
+    pub(super) fn refused(&mut self, source: IpAddr) -> Result<Vec<Tuple>, netlink::Error> {
         let mut all = Vec::new();
         let add = |payload: &[u8]| {
             let found = keys(payload).filter_map(|key| ends(key, Protocol::Udp));
             all.extend(found);
         };
-        list(&mut self.asking, REFUSED, "listing refused datagrams", add)?;
+        let set = refused_of(source);
+        list(&mut self.asking, set, "listing refused datagrams", add)?;
         Ok(all)
     }
 }
@@ -72,7 +76,7 @@ fn list(
 
 pub(super) fn elements(payload: &[u8]) -> Vec<(Tuple, u32)> {
     // The user follows the addresses, in the machine's byte order.
-    let user = |key: &[u8]| Some(u32::from_ne_bytes(fixed(key.get(16..)?)?));
+    let user = |key: &[u8]| Some(u32::from_ne_bytes(fixed(key.get(of_addresses(key)..)?)?));
     keys(payload)
         .filter_map(|key| Some((ends(key, Protocol::Tcp)?, user(key)?)))
         .collect()
@@ -89,16 +93,30 @@ fn keys(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
         })
 }
 
-/// Address, port, address, port, each in a register of four bytes.
+/// How many of a key's bytes are addresses and ports.
+const fn of_addresses(key: &[u8]) -> usize {
+    if key.len() < V6_BYTES { V4_BYTES } else { V6_BYTES }
+}
+
+/// Address, port, address, port, each in registers of four bytes; then there may be more.
 fn ends(key: &[u8], protocol: Protocol) -> Option<Tuple> {
-    let end = |at: usize| {
+    let port = |at: usize| Some(u16::from_be_bytes(fixed(key.get(at..)?)?));
+    let v4 = |at: usize| {
         let address = Ipv4Addr::from(fixed::<4>(key.get(at..)?)?);
-        let port = u16::from_be_bytes(fixed(key.get(at + 4..)?)?);
-        Some(SocketAddr::from((address, port)))
+        Some(SocketAddr::from((address, port(at + 4)?)))
+    };
+    let v6 = |at: usize| {
+        let address = Ipv6Addr::from(fixed::<16>(key.get(at..)?)?);
+        Some(SocketAddr::from((address, port(at + 16)?)))
+    };
+    let (source, destination) = if of_addresses(key) == V4_BYTES {
+        (v4(0)?, v4(8)?)
+    } else {
+        (v6(0)?, v6(20)?)
     };
     Some(Tuple {
         protocol,
-        source: end(0)?,
-        destination: end(8)?,
+        source,
+        destination,
     })
 }

@@ -1,11 +1,12 @@
 //! Which pods stand behind which service, given the pods that are ready: what istiod and kube-proxy are told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 
 use iptables::kube_proxy;
 
+use super::ips::Ips;
 use super::{ISTIOD, ISTIOD_HTTP_PORT, ISTIOD_XDS_PORT, Plan};
 use crate::istiod::registry::{
     Destination, Endpoint, Match, Port, Protocol, Proxy, Registry, Route, Service, StringMatch,
@@ -39,7 +40,7 @@ impl Plan {
                 .map(|(id, pod)| Proxy {
                     node_id: self.pod(id).node_id.clone(),
                     pod: pod.name.clone(),
-                    ip: self.pod(id).ip,
+                    ips: self.pod(id).ips,
                 })
                 .collect(),
         }
@@ -51,18 +52,19 @@ impl Plan {
             .services
             .iter()
             .flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let ports = ports.flat_map(|(service, port)| service.vip.all().map(move |vip| (service, port, vip)));
         ports
-            .filter_map(|(service, port)| {
+            .filter_map(|(service, port, vip)| {
+                let of_family = |endpoint: &Endpoint| {
+                    let ip = endpoint.ips.all().find(|ip| ip.is_ipv4() == vip.is_ipv4())?;
+                    Some(SocketAddr::new(ip, port.target_port))
+                };
                 Some(kube_proxy::Service {
                     name: format!("default/{}:{}", service.name, port.name),
-                    vip: IpAddr::V4(service.vip),
+                    vip,
                     port: NonZeroU16::new(port.port)?,
                     protocol: iptables::rule::Protocol::Tcp,
-                    endpoints: service
-                        .endpoints
-                        .iter()
-                        .map(|endpoint| SocketAddr::new(IpAddr::V4(endpoint.ip), port.target_port))
-                        .collect(),
+                    endpoints: service.endpoints.iter().filter_map(of_family).collect(),
                 })
             })
             .collect()
@@ -74,7 +76,7 @@ impl Plan {
         ready: &BTreeSet<PodId>,
         index: usize,
         service: &model::Service,
-        vip: Ipv4Addr,
+        vip: Ips,
     ) -> Service {
         let rule = scenario
             .destination_rules
@@ -93,24 +95,28 @@ impl Plan {
                 .flat_map(|found| &found.http)
                 .map(|http| route(scenario, http))
                 .collect(),
-            endpoints: self.endpoints(scenario, ready, &service.selector),
+            endpoints: self.endpoints(scenario, ready, &service.selector, vip),
             selected: selected(scenario, &service.selector),
         }
     }
 
+    /// The ready pods that have an address of one of the service's families, each with those that it has.
     fn endpoints(
         &self,
         scenario: &Scenario,
         ready: &BTreeSet<PodId>,
         selector: &BTreeMap<String, String>,
+        vip: Ips,
     ) -> Vec<Endpoint> {
         scenario
             .pods_with_ids()
             .filter(|(id, pod)| ready.contains(id) && selects(selector, &pod.labels))
-            .map(|(id, pod)| Endpoint {
-                ip: self.pod(id).ip,
-                pod: pod.name.clone(),
-                labels: pod.labels.clone(),
+            .filter_map(|(id, pod)| {
+                Some(Endpoint {
+                    ips: self.pod(id).ips.in_common(vip)?,
+                    pod: pod.name.clone(),
+                    labels: pod.labels.clone(),
+                })
             })
             .collect()
     }
@@ -132,7 +138,7 @@ impl Plan {
             subsets: Vec::new(),
             routes: Vec::new(),
             endpoints: vec![Endpoint {
-                ip: self.istiod_ip,
+                ips: self.istiod_ip,
                 pod: ISTIOD.to_owned(),
                 labels: BTreeMap::from([("app".to_owned(), ISTIOD.to_owned())]),
             }],

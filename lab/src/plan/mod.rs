@@ -1,13 +1,18 @@
 //! Addresses, node ids and endpoints of a lab, worked out from a scenario. Pure: the same file gives the same plan.
 
 pub mod endpoints;
+pub mod ips;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::scenario::families::IpFamilies;
 use crate::scenario::model::{PodId, Scenario};
+use ips::Ips;
 
-/// The address of the cluster's DNS server, as kubeadm gives it.
+/// The addresses of the cluster's DNS server, as kubeadm gives them.
 pub const DNS_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// The one of IPv6.
+pub const DNS_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 10);
 
 /// The port on which istiod serves xDS in plain text.
 pub const ISTIOD_XDS_PORT: u16 = 15010;
@@ -29,17 +34,24 @@ const ISTIOD_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 2);
 const FIRST_SERVICE: u32 = 0x0a60_0101;
 const ISTIOD_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 20);
 
+/// The same in IPv6: each address ends in the number that the IPv4 address ends in, in `fd00:10:244::/64` and
+/// `fd00:10:96::/112` (kubeadm's example of two families).
+const PODS6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0);
+const SERVICES6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0);
+
 /// A lab before it is built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Pods, by the index of their [`PodId`].
     pub pods: Vec<PodPlan>,
     /// Virtual addresses of the scenario's services, in their order.
-    pub vips: Vec<Ipv4Addr>,
+    pub vips: Vec<Ips>,
     /// istiod's pod.
-    pub istiod_ip: Ipv4Addr,
+    pub istiod_ip: Ips,
     /// istiod's service.
-    pub istiod_vip: Ipv4Addr,
+    pub istiod_vip: Ips,
+    /// The DNS server.
+    pub dns: Ips,
 }
 
 /// A pod before it is built.
@@ -47,8 +59,8 @@ pub struct Plan {
 pub struct PodPlan {
     /// Its name.
     pub name: String,
-    /// Its address.
-    pub ip: Ipv4Addr,
+    /// Its addresses.
+    pub ips: Ips,
     /// What its sidecar is called in xDS (`sidecar~IP~POD.default~default.svc.cluster.local`).
     pub node_id: String,
     /// `PORT/PATH` of the app's metrics, by the annotations `prometheus.io/{scrape,port,path}` as Istio reads them.
@@ -58,23 +70,25 @@ pub struct PodPlan {
 impl Plan {
     /// Gives every pod and service its address.
     pub fn new(scenario: &Scenario) -> Self {
-        let pods = (FIRST_POD..).zip(&scenario.pods).map(|(ip, pod)| {
-            let ip = Ipv4Addr::from_bits(ip);
+        let pods = (FIRST_POD..).zip(&scenario.pods).map(|(number, pod)| {
+            let ips = pod_ips(pod.ip_families, Ipv4Addr::from_bits(number));
             PodPlan {
                 name: pod.name.clone(),
-                ip,
-                node_id: node_id(ip, &pod.name),
+                ips,
+                node_id: node_id(ips.first(), &pod.name),
                 app_metrics: app_metrics(&pod.annotations),
             }
         });
+        let families = families(scenario);
         Self {
             pods: pods.collect(),
             vips: (FIRST_SERVICE..)
                 .zip(&scenario.services)
-                .map(|(ip, _)| Ipv4Addr::from_bits(ip))
+                .map(|(number, service)| service_ips(service.ip_families, Ipv4Addr::from_bits(number)))
                 .collect(),
-            istiod_ip: ISTIOD_IP,
-            istiod_vip: ISTIOD_VIP,
+            istiod_ip: pod_ips(families, ISTIOD_IP),
+            istiod_vip: service_ips(families, ISTIOD_VIP),
+            dns: service_ips(families, DNS_IP),
         }
     }
 
@@ -84,7 +98,7 @@ impl Plan {
     }
 
     /// The names that DNS answers, and their addresses.
-    pub fn dns_records(&self, scenario: &Scenario) -> Vec<(String, Ipv4Addr)> {
+    pub fn dns_records(&self, scenario: &Scenario) -> Vec<(String, Ips)> {
         let services = scenario
             .services
             .iter()
@@ -93,22 +107,75 @@ impl Plan {
         services
             .chain([
                 (ISTIOD.to_owned(), self.istiod_vip),
-                ("kube-dns".to_owned(), DNS_IP),
+                ("kube-dns".to_owned(), self.dns),
             ])
             .collect()
     }
 
-    /// `text` with `${POD.ip}` and `${self.ip}` replaced; `own` is the pod that sends it. Names were checked before.
+    /// `text` with `${POD.ip}` and `${self.ip}` replaced, and with `${POD.ipv4}` and `${POD.ipv6}`; `own` is the pod that
+    /// sends it. Names were checked before.
     pub fn expand(&self, text: &str, own: PodId) -> String {
-        let mut expanded = text.replace("${self.ip}", &self.pod(own).ip.to_string());
-        for pod in &self.pods {
-            expanded = expanded.replace(&format!("${{{}.ip}}", pod.name), &pod.ip.to_string());
+        let mut expanded = String::new();
+        let mut rest = text;
+        while let Some((before, after)) = rest.split_once("${") {
+            expanded.push_str(before);
+            let known = after
+                .split_once('}')
+                .and_then(|(name, after)| Some((self.address(name, own)?, after)));
+            if let Some((ip, after)) = known {
+                expanded.push_str(&ips::written(ip, &expanded, after));
+                rest = after;
+            } else {
+                expanded.push_str("${");
+                rest = after;
+            }
         }
-        expanded.replace("${istiod.ip}", &self.istiod_ip.to_string())
+        expanded + rest
+    }
+
+    /// The address that `POD.ip` names.
+    fn address(&self, name: &str, own: PodId) -> Option<IpAddr> {
+        let (pod, which) = name.rsplit_once('.')?;
+        let ips = match pod {
+            "self" => self.pod(own).ips,
+            ISTIOD => self.istiod_ip,
+            pod => self.pods.iter().find(|known| known.name == pod)?.ips,
+        };
+        match which {
+            "ip" => Some(ips.first()),
+            "ipv4" => ips.v4(),
+            "ipv6" => ips.v6(),
+            _ => None,
+        }
     }
 }
 
-fn node_id(ip: Ipv4Addr, pod: &str) -> String {
+/// The families that anything in the lab has.
+fn families(scenario: &Scenario) -> IpFamilies {
+    let pods = scenario.pods.iter().map(|pod| pod.ip_families);
+    let services = scenario.services.iter().map(|service| service.ip_families);
+    let all = pods.chain(services).reduce(IpFamilies::and);
+    all.unwrap_or(IpFamilies::V4)
+}
+
+fn pod_ips(families: IpFamilies, v4: Ipv4Addr) -> Ips {
+    Ips::new(families, v4, same_number(PODS6, v4))
+}
+
+/// The name server of a pod with these families: kubelet's `--cluster-dns` is of the one that comes first.
+pub fn resolver(families: IpFamilies) -> IpAddr {
+    service_ips(families, DNS_IP).first()
+}
+
+fn service_ips(families: IpFamilies, v4: Ipv4Addr) -> Ips {
+    Ips::new(families, v4, same_number(SERVICES6, v4))
+}
+
+fn same_number(range: Ipv6Addr, v4: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from_bits(range.to_bits() | u128::from(v4.to_bits() & 0xffff))
+}
+
+fn node_id(ip: IpAddr, pod: &str) -> String {
     format!("sidecar~{ip}~{pod}.default~default.svc.cluster.local")
 }
 

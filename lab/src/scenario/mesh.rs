@@ -5,6 +5,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use iptables::annotations::from_annotations;
@@ -13,6 +14,7 @@ use iptables::raw::{Mistake, Raw, Start, Text};
 use serde_yaml::Value;
 
 use super::custom::{self, CustomRules};
+use super::families::{self, IpFamilies, IpFamily};
 use super::fields::{At, Reader};
 use super::model::{InboundCluster, Mesh, OutboundTrafficPolicy, ProxyKind};
 
@@ -34,6 +36,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         proxy: ProxyKind::Builtin,
         concurrency: NonZeroU16::MIN,
         access_log: true,
+        ip_families: IpFamilies::V4,
     };
     let mut read = MeshRead {
         mesh,
@@ -49,6 +52,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         "retries",
         "concurrency",
         "accessLogFile",
+        "ipFamilies",
     ];
     let Some(fields) = at.and_then(|at| reader.map(at, known)) else {
         return read;
@@ -89,6 +93,9 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
     let files = &[("/dev/stdout", true), ("", false)];
     if let Some(log) = fields.get("accessLogFile").and_then(|at| reader.word(at, files)) {
         read.mesh.access_log = log;
+    }
+    if let Some(families) = fields.get("ipFamilies").and_then(|at| families::read(reader, at)) {
+        read.mesh.ip_families = families;
     }
     if let Some(at) = fields.get("interception") {
         read.interception = raw(reader, at);
@@ -150,7 +157,7 @@ pub(super) fn interception(
     pod_at: &At<'_>,
     own: Option<(Raw, At<'_>)>,
     mesh: &Raw,
-    annotations: &BTreeMap<String, String>,
+    (annotations, families): (&BTreeMap<String, String>, IpFamilies),
 ) -> Option<(Interception, bool)> {
     let tell = |mistakes: Vec<Mistake>| {
         for mistake in mistakes {
@@ -182,27 +189,32 @@ pub(super) fn interception(
         }
     };
     let own = own.map(|(raw, _)| raw).unwrap_or_default();
-    let mut raw = annotated.or(own).or(mesh.clone());
-    if raw.dns_servers_v4.is_none() && raw.dns_servers_v6.is_none() {
-        // As istio-init reads them from the pod's resolv.conf; they count only if DNS is captured by server.
-        raw.dns_servers_v4 = Some(Text(crate::plan::DNS_IP.to_string()));
+    let mut written = annotated.or(own).or(mesh.clone());
+    // Istio finds it by the pod's addresses (with `ISTIO_DUAL_STACK`: by all of them).
+    let has_ipv6 = families.has(IpFamily::V6);
+    if has_ipv6 && written.custom_rules.is_none() {
+        written.enable_ipv6.get_or_insert_with(|| Text("true".to_owned()));
     }
-    let interception = match raw.resolve(Start::Injector) {
+    if written.dns_servers_v4.is_none() && written.dns_servers_v6.is_none() {
+        // As istio-init reads them from the pod's resolv.conf; they count only if DNS is captured by server.
+        match crate::plan::resolver(families) {
+            IpAddr::V4(ip) => written.dns_servers_v4 = Some(Text(ip.to_string())),
+            IpAddr::V6(ip) => written.dns_servers_v6 = Some(Text(ip.to_string())),
+        }
+    }
+    let interception = match written.resolve(Start::Injector) {
         Ok(interception) => interception,
         Err(mistakes) => {
             tell(mistakes);
             return None;
         }
     };
-    let not_yet = |what: &str, instead: &str| {
+    if interception.has_ipv6 && !has_ipv6 {
         reader.wrong(
             pod_at,
-            &format!("{what} is not supported in a running lab yet"),
-            instead,
+            "enableIPv6, but the pod has no IPv6 address",
+            "write `ipFamilies: [IPv4, IPv6]` or `ipFamilies: [IPv6]`, or leave enableIPv6 out: it follows from that",
         );
-    };
-    if interception.has_ipv6 {
-        not_yet("enableIPv6", "leave it out");
     }
     let intercept = interception.mode != Mode::None;
     if interception.custom_rules.is_some() && !intercept {

@@ -2,6 +2,8 @@
 
 pub mod custom;
 pub mod lifecycle;
+
+pub mod families;
 pub mod model;
 pub mod mutate;
 pub mod race;
@@ -133,7 +135,7 @@ fn mesh_of<'v>(reader: &Reader<'_>, root: At<'v>, file: &str) -> Option<(Scenari
         .and_then(|at| reader.string(at))
         .unwrap_or_default();
     let mesh = mesh::read(reader, fields.get("mesh"));
-    let services = services::services(reader, fields.get("services"));
+    let services = services::services(reader, fields.get("services"), mesh.mesh.ip_families);
     let destination_rules = services::destination_rules(reader, fields.get("destinationRules"), &services);
     let virtual_services = services::virtual_services(
         reader,

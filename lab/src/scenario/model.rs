@@ -11,6 +11,7 @@ use iptables::options::{Backend, DnsCapture, Interception};
 use serde::{Deserialize, Serialize};
 
 use super::custom::CustomRules;
+use super::families::{IpFamilies, IpFamily};
 use super::lifecycle::{Clock, ContainerKind, ContainerLife, Phase, PodLife, ProbeKind, ProxyLife};
 use crate::path::{HopPattern, LegPattern};
 
@@ -69,6 +70,8 @@ pub struct Mesh {
     pub concurrency: NonZeroU16,
     /// Sidecars write an access log (`accessLogFile`). Without one no path can be followed through a sidecar.
     pub access_log: bool,
+    /// The IP families of pods and services that name none.
+    pub ip_families: IpFamilies,
 }
 
 /// What happens to traffic to hosts that no service names.
@@ -123,6 +126,8 @@ pub struct Service {
     pub selector: BTreeMap<String, String>,
     /// It is not there until a step applies it.
     pub held: bool,
+    /// Of which families it has an address.
+    pub ip_families: IpFamilies,
 }
 
 /// A port of a service.
@@ -238,6 +243,8 @@ pub struct Pod {
     pub hold: Vec<Gate>,
     /// `securityContext.sysctls`, of its network namespace.
     pub sysctls: Vec<(String, String)>,
+    /// Of which families it has an address.
+    pub ip_families: IpFamilies,
     /// How it lives.
     pub life: PodLife,
 }
@@ -309,8 +316,8 @@ pub enum Workload {
 pub struct App {
     /// The kind of server and its port.
     pub listen: Listen,
-    /// Address to bind; none = 0.0.0.0.
-    pub bind: Option<std::net::Ipv4Addr>,
+    /// Address to bind; none = every address of the pod.
+    pub bind: Option<std::net::IpAddr>,
     /// URLs called on every request that no route takes (HTTP servers only).
     pub calls: Vec<String>,
     /// Answers by exact path (before `?`).
@@ -581,6 +588,8 @@ pub struct Request {
     pub kind: RequestKind,
     /// How long it may take.
     pub timeout: Duration,
+    /// Names stand for addresses of this family alone; none = as the pod's families have it.
+    pub ip_family: Option<IpFamily>,
 }
 
 /// What is sent, and where to.
@@ -613,7 +622,7 @@ pub enum RequestKind {
         /// What is sent and read.
         exchange: Exchange,
     },
-    /// A DNS query for an A record.
+    /// A DNS query for an A record, or an AAAA record in a pod that has IPv6 alone.
     Dns {
         /// The name.
         name: String,

@@ -1,13 +1,14 @@
 //! `pods`.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use iptables::options::Mode;
 use iptables::raw::Raw;
 
 use super::custom::CustomRules;
+use super::families::{self, IpFamilies};
 use super::fields::{At, Fields, Reader};
 use super::lifecycle::{ContainerKind, Handler, INIT, PROXY, ProxyLife};
 use super::lives;
@@ -34,6 +35,7 @@ const POD: &[&str] = &[
     "interception",
     "proxy",
     "hold",
+    "ipFamilies",
     "containers",
     "initContainers",
     "restartPolicy",
@@ -110,6 +112,7 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
                 "status",
                 "hold",
                 "sidecar",
+                "ipFamilies",
             ],
         )?;
         let meta_at = outer.get("metadata")?;
@@ -141,18 +144,21 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
         .map(|at| texts(reader, at))
         .unwrap_or_default();
     let (proxy_life, mut ordered) = lives::proxy(reader, &meta, &annotations);
-    let injected = sidecar(
-        reader,
-        &at,
-        &fields,
-        &labels,
-        &annotations,
-        proxy_life.dns_capture,
-        mesh,
-    );
+    let ip_families = outer
+        .get("ipFamilies")
+        .or_else(|| fields.get("ipFamilies"))
+        .and_then(|at| families::read(reader, at))
+        .unwrap_or(mesh.mesh.ip_families);
+    let annotated = Annotated {
+        labels: &labels,
+        annotations: &annotations,
+        dns_capture: proxy_life.dns_capture,
+        ip_families,
+    };
+    let injected = sidecar(reader, &at, &fields, &annotated, mesh);
     let custom_rules = match &injected {
         Some(sidecar) => mesh::custom_rules(reader, &at, &sidecar.interception),
-        None => own_rules(reader, &at, &fields),
+        None => own_rules(reader, &at, &fields, ip_families),
     };
     let mut sidecar = injected.map(|sidecar| Sidecar {
         life: proxy_life,
@@ -182,6 +188,7 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
         containers: found.all,
         hold: Vec::new(),
         sysctls: defaults.sysctls,
+        ip_families,
         life: lives::pod(reader, &fields, mesh.cni, ordered),
     };
     if let Some(at) = outer.get("hold").or_else(|| fields.get("hold")) {
@@ -190,19 +197,26 @@ fn pod<'v>(reader: &Reader<'_>, at: At<'v>, mesh: &MeshRead) -> Option<(Pod, At<
     Some((pod, name_at))
 }
 
+/// What a pod's sidecar follows from, beside the pod's own fields.
+struct Annotated<'a> {
+    labels: &'a BTreeMap<String, String>,
+    annotations: &'a BTreeMap<String, String>,
+    dns_capture: Option<bool>,
+    ip_families: IpFamilies,
+}
+
 fn sidecar(
     reader: &Reader<'_>,
     at: &At<'_>,
     fields: &Fields<'_>,
-    labels: &BTreeMap<String, String>,
-    annotations: &BTreeMap<String, String>,
-    dns_capture: Option<bool>,
+    of: &Annotated<'_>,
     mesh: &MeshRead,
 ) -> Option<Sidecar> {
     const INJECT: &str = "sidecar.istio.io/inject";
-    let injected = labels
+    let injected = of
+        .labels
         .get(INJECT)
-        .or_else(|| annotations.get(INJECT))
+        .or_else(|| of.annotations.get(INJECT))
         .is_none_or(|value| value != "false");
     let wanted = fields
         .get("sidecar")
@@ -220,9 +234,15 @@ fn sidecar(
     }
     let cni = fields.get("cni").and_then(|at| reader.flag(at)).or(mesh.cni);
     let (written, own_at) = own.unwrap_or_else(|| (Raw::default(), at.clone()));
-    let own = lives::dns_options(dns_capture, cni == Some(true)).or(written);
+    let own = lives::dns_options(of.dns_capture, cni == Some(true)).or(written);
     let own = Some((own, own_at));
-    let (interception, intercept) = mesh::interception(reader, at, own, &mesh.interception, annotations)?;
+    let (interception, intercept) = mesh::interception(
+        reader,
+        at,
+        own,
+        &mesh.interception,
+        (of.annotations, of.ip_families),
+    )?;
     let run_as_user = match interception.mode {
         Mode::Tproxy(_) => 0,
         Mode::Redirect | Mode::None => PROXY_USER,
@@ -240,12 +260,18 @@ fn sidecar(
 }
 
 /// The rules that a pod without a sidecar asks for itself: another mesh's.
-fn own_rules(reader: &Reader<'_>, at: &At<'_>, fields: &Fields<'_>) -> Option<CustomRules> {
+fn own_rules(
+    reader: &Reader<'_>,
+    at: &At<'_>,
+    fields: &Fields<'_>,
+    families: IpFamilies,
+) -> Option<CustomRules> {
     let own_at = fields.get("interception")?;
     let own = mesh::raw(reader, own_at.clone());
     own.custom_rules.as_ref()?;
     let own = Some((own, own_at));
-    let (interception, _) = mesh::interception(reader, at, own, &Raw::default(), &BTreeMap::new())?;
+    let none = (&BTreeMap::new(), families);
+    let (interception, _) = mesh::interception(reader, at, own, &Raw::default(), none)?;
     mesh::custom_rules(reader, at, &interception)
 }
 
@@ -556,7 +582,7 @@ fn app(reader: &Reader<'_>, at: At<'_>) -> Option<App> {
         listen,
         bind: fields
             .get("bind")
-            .and_then(|at| reader.parsed::<Ipv4Addr>(at, "write an IPv4 address, such as 127.0.0.1")),
+            .and_then(|at| reader.parsed::<IpAddr>(at, "write an address, such as 127.0.0.1 or ::1")),
         calls: fields
             .get("calls")
             .map(|at| calls(reader, at))

@@ -56,6 +56,9 @@ pub fn schema() -> Value {
         &[],
     );
     let count = json!({ "type": "integer", "minimum": 0 });
+    let family = json!({ "enum": ["IPv4", "IPv6"] });
+    let families =
+        json!({ "type": "array", "items": family, "minItems": 1, "maxItems": 2, "uniqueItems": true });
     let handlers = json!({
         "exec": object(json!({ "command": list(text.clone()) }), &["command"]),
         "httpGet": object(json!({ "port": {}, "path": text, "scheme": { "enum": ["HTTP"] },
@@ -82,11 +85,12 @@ pub fn schema() -> Value {
         "readinessProbe": probe, "livenessProbe": probe, "restartPolicy": { "enum": ["Always"] } } });
     let pod = json!({ "type": "object", "properties": {
         "name": text, "labels": texts, "annotations": texts, "sidecar": flag, "interception": interception,
-        "proxy": proxy, "hold": list(text.clone()), "containers": list(container.clone()),
+        "proxy": proxy, "hold": list(text.clone()), "ipFamilies": families, "containers": list(container.clone()),
         "initContainers": list(container), "restartPolicy": policy, "terminationGracePeriodSeconds": count, "cni": flag,
         "securityContext": { "type": "object" } } });
     let service = json!({ "type": "object", "properties": {
-        "name": text, "selector": texts, "hold": flag,
+        "name": text, "selector": texts, "hold": flag, "ipFamilies": families,
+        "ipFamilyPolicy": { "enum": ["SingleStack", "PreferDualStack", "RequireDualStack"] },
         "ports": list(json!({ "type": "object", "required": ["port"], "properties": {
             "name": text, "port": port, "targetPort": port, "appProtocol": text, "protocol": { "enum": ["TCP"] } } })) } });
     let legs = json!({ "type": "object", "additionalProperties": list(text.clone()) });
@@ -112,8 +116,10 @@ pub fn schema() -> Value {
                 "trailers": { "type": "object" }, "send": pieces, "halfClose": flag,
                 "read": { "enum": ["first", "end", "nothing"] },
                 "slowly": object(json!({ "bytes": number, "every": duration }), &["bytes", "every"]), "http2": flag,
-                "over": { "enum": ["udp", "tcp"] }, "server": text, "asUser": number, "asGroup": number, "timeout": duration }), &["from"]),
-            "scrape": object(json!({ "from": text, "pod": text, "port": port, "path": text, "timeout": duration }), &["from", "pod"]),
+                "over": { "enum": ["udp", "tcp"] }, "server": text, "ipFamily": family, "asUser": number, "asGroup": number,
+                "timeout": duration }), &["from"]),
+            "scrape": object(json!({ "from": text, "pod": text, "port": port, "path": text, "ipFamily": family,
+                "timeout": duration }), &["from", "pod"]),
             "exec": object(json!({ "from": text, "command": list(text.clone()), "asUser": number, "asGroup": number, "timeout": duration }), &["from", "command"]),
             "hold": gates, "release": gates, "start": process, "stop": process,
             "invalidSegment": object(json!({ "from": text, "port": port }), &["from", "port"]),
@@ -141,7 +147,7 @@ pub fn schema() -> Value {
             "mesh": object(json!({ "cni": flag, "outboundTrafficPolicy": { "enum": ["ALLOW_ANY", "REGISTRY_ONLY"] },
                 "proxy": proxy, "inbound": { "enum": ["pod-ip", "localhost"] }, "retries": number,
                 "concurrency": { "type": "integer", "minimum": 1, "maximum": 65535 },
-                "accessLogFile": { "enum": ["/dev/stdout", ""] },
+                "accessLogFile": { "enum": ["/dev/stdout", ""] }, "ipFamilies": families,
                 "interception": interception }), &[]),
             "services": list(service), "destinationRules": list(json!({ "type": "object" })),
             "virtualServices": list(json!({ "type": "object" })), "pods": list(pod),

@@ -9,6 +9,7 @@ use std::num::NonZeroU16;
 
 use regex::Regex;
 
+use super::families::{self, IpFamilies};
 use super::fields::{At, Fields, Reader, suggestion};
 use super::model::{
     DestinationRule, HttpMatch, HttpRoute, Protocol, Service, ServicePort, StringMatch, VirtualService,
@@ -50,7 +51,7 @@ pub(super) fn texts(reader: &Reader<'_>, at: At<'_>) -> BTreeMap<String, String>
         .collect()
 }
 
-pub(super) fn services(reader: &Reader<'_>, at: Option<At<'_>>) -> Vec<Service> {
+pub(super) fn services(reader: &Reader<'_>, at: Option<At<'_>>, mesh: IpFamilies) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
     for item in at.map(|at| reader.list(at)).unwrap_or_default() {
         let known = &[
@@ -97,6 +98,7 @@ pub(super) fn services(reader: &Reader<'_>, at: Option<At<'_>>) -> Vec<Service> 
             ports,
             selector,
             held: fields.get("hold").and_then(|at| reader.flag(at)).unwrap_or(false),
+            ip_families: families::of_service(reader, &fields, mesh),
         });
     }
     services

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::expect;
+use super::families::IpFamily;
 use super::faults;
 use super::fields::{At, Fields, Reader, suggestion};
 use super::lifecycle::Phase;
@@ -175,20 +176,41 @@ fn timeout(reader: &Reader<'_>, fields: &Fields<'_>, otherwise: Duration) -> Dur
         .unwrap_or(otherwise)
 }
 
-/// `${POD.ip}` must name a pod.
-fn placeholders(reader: &Reader<'_>, at: &At<'_>, text: &str, names: &Names<'_>) {
+/// `${POD.ip}` must name a pod, `${POD.ipv6}` one that has such an address.
+fn placeholders(reader: &Reader<'_>, at: &At<'_>, text: &str, own: Option<PodId>, names: &Names<'_>) {
     for part in text.split("${").skip(1) {
         let name = part.split('}').next().unwrap_or_default();
-        match name.strip_suffix(".ip") {
-            Some("self" | "istiod") => {}
-            Some(pod) => {
-                let _known = names.pod(reader, at, pod, &format!("`${{{name}}}`"));
+        let (pod, family) = match name.rsplit_once('.') {
+            Some((pod, "ip")) => (pod, None),
+            Some((pod, "ipv4")) => (pod, Some(IpFamily::V4)),
+            Some((pod, "ipv6")) => (pod, Some(IpFamily::V6)),
+            Some(_) | None => {
+                reader.wrong(
+                    at,
+                    &format!("`${{{name}}}` is unknown"),
+                    "write `${POD.ip}` or `${self.ip}`; of pods with two addresses `${POD.ipv4}`, `${POD.ipv6}`",
+                );
+                continue;
             }
-            None => reader.wrong(
-                at,
-                &format!("`${{{name}}}` is unknown"),
-                "write `${POD.ip}` or `${self.ip}`",
-            ),
+        };
+        let known = match pod {
+            "istiod" => None,
+            "self" => own,
+            pod => names.pod(reader, at, pod, &format!("`${{{name}}}`")),
+        };
+        if let (Some(known), Some(family)) = (known, family) {
+            let families = names.pod_of(known).ip_families;
+            if !families.has(family) {
+                reader.wrong(
+                    at,
+                    &format!(
+                        "`${{{name}}}`: pod `{}` has addresses of {}",
+                        names.pod_of(known).name,
+                        families.names()
+                    ),
+                    &format!("write `${{{pod}.ip}}`, or give the pod `ipFamilies: [IPv4, IPv6]`"),
+                );
+            }
         }
     }
 }
@@ -211,6 +233,7 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
         "slowly",
         "http2",
         "over",
+        "ipFamily",
         "server",
         "asUser",
         "asGroup",
@@ -231,11 +254,12 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
         return None;
     };
     let kind_at = fields.get(kind)?;
+    let own = from.as_ref().map(|actor| actor.target.pod);
     let kind = match *kind {
-        "url" => http(reader, kind_at, &fields, names),
+        "url" => http(reader, kind_at, &fields, own, names),
         "tcp" => {
             let address = reader.string(kind_at.clone())?;
-            placeholders(reader, &kind_at, &address, names);
+            placeholders(reader, &kind_at, &address, own, names);
             let port = address
                 .rsplit_once(':')
                 .and_then(|(_, port)| port.parse::<NonZeroU16>().ok());
@@ -257,22 +281,26 @@ fn request(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request
                 .and_then(|at| reader.word(at, &[("udp", false), ("tcp", true)]));
             Some(RequestKind::Dns {
                 name: reader.string(kind_at)?,
-                server: fields.get("server").and_then(|at| server(reader, at, names)),
+                server: fields.get("server").and_then(|at| server(reader, at, own, names)),
                 tcp: over.unwrap_or(false),
             })
         }
     };
+    let ip_family = fields
+        .get("ipFamily")
+        .and_then(|at| reader.word(at, IpFamily::WORDS));
     Some(Request {
         from: from?,
         kind: kind?,
         timeout: timeout(reader, &fields, REQUEST),
+        ip_family,
     })
 }
 
 /// Who is asked instead of the pod's resolver.
-fn server(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<String> {
+fn server(reader: &Reader<'_>, at: At<'_>, own: Option<PodId>, names: &Names<'_>) -> Option<String> {
     let text = reader.string(at.clone())?;
-    placeholders(reader, &at, &text, names);
+    placeholders(reader, &at, &text, own, names);
     let is_address = text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok();
     if !is_address && !text.starts_with("${") {
         reader.wrong(
@@ -285,9 +313,15 @@ fn server(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<String> 
     Some(text)
 }
 
-fn http(reader: &Reader<'_>, at: At<'_>, fields: &Fields<'_>, names: &Names<'_>) -> Option<RequestKind> {
+fn http(
+    reader: &Reader<'_>,
+    at: At<'_>,
+    fields: &Fields<'_>,
+    own: Option<PodId>,
+    names: &Names<'_>,
+) -> Option<RequestKind> {
     let url = url(reader, at.clone())?;
-    placeholders(reader, &at, &url, names);
+    placeholders(reader, &at, &url, own, names);
     let headers = |name: &str| fields.get(name).map(|at| headers(reader, at)).unwrap_or_default();
     let method = fields
         .get("method")
@@ -335,7 +369,10 @@ fn body(reader: &Reader<'_>, fields: &Fields<'_>) -> Body {
 }
 
 fn scrape(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request> {
-    let fields = reader.map(at.clone(), &["from", "pod", "port", "path", "timeout"])?;
+    let fields = reader.map(
+        at.clone(),
+        &["from", "pod", "port", "path", "ipFamily", "timeout"],
+    )?;
     let from = from(reader, &at, &fields, names);
     let pod = pod(reader, &at, &fields, names);
     let port = fields
@@ -347,9 +384,21 @@ fn scrape(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request>
         .unwrap_or_else(|| "/stats/prometheus".to_owned());
     let pod = pod?;
     let port = port.map_or(15090, NonZeroU16::get);
+    let ip_family = fields
+        .get("ipFamily")
+        .and_then(|at| Some((reader.word(at.clone(), IpFamily::WORDS)?, at)));
+    let which = match &ip_family {
+        None => "ip",
+        Some((IpFamily::V4, _)) => "ipv4",
+        Some((IpFamily::V6, _)) => "ipv6",
+    };
+    let url = format!("http://${{{}.{which}}}:{port}{path}", names.pod_of(pod).name);
+    if let Some((_, at)) = &ip_family {
+        placeholders(reader, at, &url, None, names);
+    }
     let kind = RequestKind::Http {
         method: "GET".to_owned(),
-        url: format!("http://${{{}.ip}}:{port}{path}", names.pod_of(pod).name),
+        url,
         headers: Vec::new(),
         body: Body::Empty,
         chunked: false,
@@ -361,6 +410,7 @@ fn scrape(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Request>
         from: from?,
         kind,
         timeout: timeout(reader, &fields, REQUEST),
+        ip_family: None,
     })
 }
 

@@ -2,6 +2,7 @@
 
 pub mod entry;
 pub mod envoy;
+pub mod ipv6;
 pub mod node;
 pub mod pod;
 pub mod preflight;

@@ -1,19 +1,21 @@
 //! Pods: a network namespace behind a routed veth pair, and a mount namespace with files of its own.
 #![expect(clippy::result_large_err, reason = "made a few times a run, and told at once")]
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::try_join_all;
 
+use super::ipv6;
 use super::node::Node;
-use crate::net::link::{self, GATEWAY, Links, Veth};
+use crate::net::link::{self, GATEWAY, GATEWAY6, Links, Veth};
 use crate::net::mount::{self, PodFiles, RUN};
 use crate::net::netns::{self, NetNs};
 use crate::net::sysctl;
-use crate::plan::DNS_IP;
+use crate::plan::ips::Ips;
+use crate::plan::{DNS_IP, DNS_IP6};
 
 /// Threads that make namespaces: each `unshare` waits for the kernel, not for the processor.
 const MAKERS: usize = 4;
@@ -23,8 +25,8 @@ const MAKERS: usize = 4;
 pub struct PodSpec {
     /// Its name.
     pub name: String,
-    /// Its address.
-    pub ip: Ipv4Addr,
+    /// Its addresses.
+    pub ips: Ips,
 }
 
 /// A pod's namespaces. They last as long as this value or a process in them.
@@ -32,8 +34,8 @@ pub struct PodSpec {
 pub struct PodSpace {
     /// Its name.
     pub name: String,
-    /// Its address.
-    pub ip: Ipv4Addr,
+    /// Its addresses.
+    pub ips: Ips,
     /// Its network namespace.
     pub netns: NetNs,
     /// Its mount namespace.
@@ -129,23 +131,32 @@ fn make_namespace(spec: &PodSpec) -> Result<PodSpace, Error> {
     .map_err(|source| Error::Mounts { pod: pod(), source })?;
     Ok(PodSpace {
         name: spec.name.clone(),
-        ip: spec.ip,
+        ips: spec.ips,
         netns,
         mounts,
     })
 }
 
 fn files(spec: &PodSpec) -> [(&'static str, String); 4] {
+    // kubelet's --cluster-dns is of the family that comes first.
+    let dns = match spec.ips.first() {
+        IpAddr::V4(_) => IpAddr::V4(DNS_IP),
+        IpAddr::V6(_) => IpAddr::V6(DNS_IP6),
+    };
+    let mut hosts = "127.0.0.1\tlocalhost\n".to_owned();
+    if spec.ips.v6().is_some() {
+        hosts.push_str("::1\tlocalhost ip6-localhost ip6-loopback\n");
+    }
+    for ip in spec.ips.all() {
+        hosts.push_str(&format!("{ip}\t{}\n", spec.name));
+    }
     let search = "default.svc.cluster.local svc.cluster.local cluster.local";
     [
         (
             "/etc/resolv.conf",
-            format!("nameserver {DNS_IP}\nsearch {search}\noptions ndots:5\n"),
+            format!("nameserver {dns}\nsearch {search}\noptions ndots:5\n"),
         ),
-        (
-            "/etc/hosts",
-            format!("127.0.0.1\tlocalhost\n{}\t{}\n", spec.ip, spec.name),
-        ),
+        ("/etc/hosts", hosts),
         // nss-resolve and others would leave the namespace by a socket of the host's.
         (
             "/etc/nsswitch.conf",
@@ -163,9 +174,9 @@ async fn connect(node: &Node, index: usize, space: &PodSpace) -> Result<(), Erro
     let veth = Veth {
         // Link names have at most 15 characters; a pod's name may have 63.
         node_name: format!("pod{index}"),
-        node_mac: link::mac(space.ip, true),
-        pod_mac: link::mac(space.ip, false),
-        ip: space.ip,
+        node_mac: link::mac(space.ips.first(), true),
+        pod_mac: link::mac(space.ips.first(), false),
+        ips: space.ips.all().collect(),
     };
     set_sysctls(space)?;
     let inside = Links::open(&space.netns).map_err(failed)?;
@@ -184,12 +195,10 @@ fn set_sysctls(space: &PodSpace) -> Result<(), Error> {
         for name in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter"] {
             sysctl::set(name, "0")?;
         }
-        let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
-        // IPv4 pods have no IPv6 addresses, or router solicitations would be in every capture.
-        if has_ipv6 {
-            sysctl::set("ipv6/conf/default/disable_ipv6", "1")
+        if space.ips.v6().is_some() {
+            ipv6::enable()
         } else {
-            Ok(())
+            ipv6::leave_out()
         }
     };
     let done = space.netns.run(set).map_err(|source| Error::Namespace {
@@ -201,15 +210,32 @@ fn set_sysctls(space: &PodSpace) -> Result<(), Error> {
 
 async fn node_side(node: &Node, veth: &Veth) -> Result<(), link::Error> {
     let index = node.links().index(&veth.node_name).await?;
-    node.links().add_host_route(index, veth.ip, veth.pod_mac).await
+    for ip in &veth.ips {
+        node.links().add_host_route(index, *ip, veth.pod_mac).await?;
+    }
+    Ok(())
 }
 
 async fn pod_side(inside: &Links, veth: &Veth) -> Result<(), link::Error> {
     let lo = inside.index("lo").await?;
     inside.up(lo).await?;
     let eth0 = inside.index("eth0").await?;
-    inside.add_address(eth0, veth.ip).await?;
+    for ip in &veth.ips {
+        inside.add_address(eth0, *ip).await?;
+    }
     inside.up(eth0).await?;
-    inside.add_host_route(eth0, GATEWAY, veth.node_mac).await?;
-    inside.add_default_route(eth0, GATEWAY).await
+    for ip in &veth.ips {
+        match ip {
+            IpAddr::V4(_) => {
+                inside.add_host_route(eth0, GATEWAY.into(), veth.node_mac).await?;
+                inside.add_default_route(eth0, GATEWAY.into()).await?;
+            }
+            // A link-local gateway needs no route of its own.
+            IpAddr::V6(_) => {
+                inside.add_neighbour(eth0, GATEWAY6.into(), veth.node_mac).await?;
+                inside.add_default_route(eth0, GATEWAY6.into()).await?;
+            }
+        }
+    }
+    Ok(())
 }

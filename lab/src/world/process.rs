@@ -213,7 +213,7 @@ pub fn spawn(pod: &PodSpace, spec: Spec) -> Result<Process, Error> {
         .env_clear()
         .envs([("PATH", PATH), ("HOME", "/"), ("LANG", "C.UTF-8")])
         .envs([("HOSTNAME", pod.name.as_str()), ("POD_NAME", pod.name.as_str())])
-        .env("POD_IP", pod.ip.to_string())
+        .env("POD_IP", pod.ips.first().to_string())
         .env("POD_NAMESPACE", "default")
         .envs(env)
         .current_dir("/")

@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use serde_json::{Value, json};
 
-use crate::config::cluster::Discovery;
+use crate::config::cluster::{ClusterConfig, Discovery};
 use crate::config::listener::{ListenerConfig, NetworkFilter, Routes, Socket};
 use crate::data_plane::Proxy;
 use crate::upstream::Cluster;
@@ -146,14 +146,31 @@ pub(super) fn listeners_text(proxy: &Proxy) -> String {
     proxy
         .all_listeners()
         .iter()
-        .map(|(config, _, _)| format!("{}::{}\n", config.name, config.address))
+        .flat_map(|(config, _, _)| {
+            let addresses = config.addresses.iter();
+            addresses
+                .map(|address| format!("{}::{address}\n", config.name))
+                .collect::<Vec<_>>()
+        })
         .collect()
 }
 
 pub(super) fn listeners_json(proxy: &Proxy) -> Value {
     let all = proxy.all_listeners();
-    let one =
-        |config: &ListenerConfig| json!({ "name": config.name, "local_address": socket(config.address) });
+    let one = |config: &ListenerConfig| {
+        let more: Vec<Value> = config
+            .addresses
+            .iter()
+            .skip(1)
+            .map(|address| socket(*address))
+            .collect();
+        let mut value =
+            json!({ "name": config.name, "local_address": config.addresses.first().map(|it| socket(*it)) });
+        if !more.is_empty() {
+            value["additional_local_addresses"] = more.into();
+        }
+        value
+    };
     json!({ "listener_statuses": all.iter().map(|(config, _, _)| one(config)).collect::<Vec<_>>() })
 }
 
@@ -234,7 +251,7 @@ fn cluster(cluster: &Cluster, proto: &ClusterProto) -> Value {
         "connect_timeout": format!("{}s", config.connect_timeout.as_secs_f64()),
         "lb_policy": envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy::try_from(proto.lb_policy)
             .map_or("ROUND_ROBIN", |policy| policy.as_str_name()),
-        "upstream_bind_config": config.bind.map(|ip| json!({ "source_address": { "address": ip.to_string(), "port_value": 0 } })),
+        "upstream_bind_config": bind_config(config),
         "load_assignment": match &config.discovery {
             Discovery::Static(hosts) => json!({
                 "cluster_name": config.name,
@@ -244,6 +261,18 @@ fn cluster(cluster: &Cluster, proto: &ClusterProto) -> Value {
             Discovery::Eds(_) | Discovery::OriginalDst | Discovery::StrictDns(_) => Value::Null,
         },
     })
+}
+
+fn bind_config(config: &ClusterConfig) -> Value {
+    let address = |ip: &std::net::IpAddr| json!({ "address": ip.to_string(), "port_value": 0 });
+    let Some((first, more)) = config.bind.split_first() else {
+        return Value::Null;
+    };
+    let mut value = json!({ "source_address": address(first) });
+    if !more.is_empty() {
+        value["extra_source_addresses"] = more.iter().map(|ip| json!({ "address": address(ip) })).collect();
+    }
+    value
 }
 
 fn listener(config: &ListenerConfig) -> Value {
@@ -270,15 +299,23 @@ fn listener(config: &ListenerConfig) -> Value {
         };
         json!({ "name": chain.name, "filter_chain_match": chain.criteria(), "filters": [filter] })
     };
-    json!({
+    let mut value = json!({
         "name": config.name,
-        "address": socket(config.address),
+        "address": config.addresses.first().map(|address| socket(*address)),
         "bind_to_port": config.socket != Socket::Nothing,
         "use_original_dst": config.hands_off,
         "transparent": config.socket == Socket::Transparent,
         "filter_chains": config.chains.iter().map(|it| chain(it)).collect::<Vec<_>>(),
         "default_filter_chain": config.default_chain.as_ref().map(|it| chain(it)),
-    })
+    });
+    let more = config.addresses.iter().skip(1);
+    let more: Vec<Value> = more
+        .map(|address| json!({ "address": socket(*address) }))
+        .collect();
+    if !more.is_empty() {
+        value["additional_addresses"] = more.into();
+    }
+    value
 }
 
 fn routes(config: &RouteConfiguration) -> Value {

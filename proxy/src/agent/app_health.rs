@@ -1,8 +1,8 @@
 //! `/app-health/CONTAINER/PROBE` on 15020: a probe of the app that kubelet sent to the agent instead (Istio's probe
-//! rewrite). The agent connects as the sidecar would, from 127.0.0.6 to the pod's address, so the rules let it pass.
+//! rewrite). The agent connects as the sidecar would, from 127.0.0.6 or `::6` to the pod's address, so the rules let it pass.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +16,14 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::Events;
 use crate::within::within;
 
-/// The source address of the sidecar's inbound connections (Istio's `InboundPassthroughBindIpv4`).
-const FROM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)), 0);
+/// The source address of the sidecar's inbound connections (Istio's `InboundPassthroughBindIpv4` and `Ipv6`).
+const fn from(app: SocketAddr) -> SocketAddr {
+    let ip = match app {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6)),
+    };
+    SocketAddr::new(ip, 0)
+}
 
 /// What an app is asked, and how long it may take, by path.
 pub(crate) type Probers = BTreeMap<String, Prober>;
@@ -85,9 +91,14 @@ async fn ask(prober: &Prober, events: &Events, pod: IpAddr) -> Result<StatusCode
 
 /// Connects from a port that is told before it is used: nobody else can tell this connection from the data plane's.
 async fn connect(events: &Events, app: SocketAddr) -> Result<TcpStream, String> {
-    let said = |error: std::io::Error| format!("dialling {app} from {}: {error}", FROM.ip());
-    let socket = TcpSocket::new_v4().map_err(said)?;
-    socket.bind(FROM).map_err(said)?;
+    let from = from(app);
+    let said = |error: std::io::Error| format!("dialling {app} from {}: {error}", from.ip());
+    let socket = match app {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = socket.map_err(said)?;
+    socket.bind(from).map_err(said)?;
     let local = socket.local_addr().map_err(said)?;
     events.tell(&json!({ "event": "connecting", "local_port": local.port(), "remote": app }));
     socket.connect(app).await.map_err(said)
@@ -138,7 +149,7 @@ mod tests {
             format!(r#"{{"/app-health/a/livez": {{"tcpSocket": {{"port": {port}}}, "timeoutMs": 1000}}}}"#);
         assert_eq!(asked(&probers, "/app-health/a/livez").0, StatusCode::OK);
         let (_, peer) = listener.accept().unwrap();
-        assert_eq!(peer.ip(), FROM.ip());
+        assert_eq!(peer.ip(), Ipv4Addr::new(127, 0, 0, 6));
         drop(listener);
         let (status, words) = asked(&probers, "/app-health/a/livez");
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);

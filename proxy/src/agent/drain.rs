@@ -1,5 +1,6 @@
 //! What an agent does between SIGTERM and the data plane's end (pilot-agent: `terminate`).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,8 +9,8 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::health::{ADMIN, get};
-use crate::cli::AgentArgs;
+use super::Shared;
+use super::health::get;
 use crate::within::{back_off, within};
 
 /// How long the data plane may take to take note.
@@ -19,23 +20,24 @@ const ASK: Duration = Duration::from_secs(1);
 const OWN: [&str; 4] = ["15020", "15021", "15090", "admin"];
 
 /// Lets the data plane serve on for the drain time, or until nobody is connected any more.
-pub(super) async fn drain(args: &AgentArgs) {
+pub(super) async fn drain(shared: &Shared) {
+    let (args, admin) = (&shared.args, shared.admin());
     if args.termination_drain_ms == 0 && args.exit_on_zero_ms.is_none() {
         return;
     }
     // A data plane that does not answer has nothing to drain.
-    drop(within(ASK, "the data plane to drain", tell()).await);
+    drop(within(ASK, "the data plane to drain", tell(admin)).await);
     let Some(minimum) = args.exit_on_zero_ms else {
         return back_off(Duration::from_millis(args.termination_drain_ms)).await;
     };
     back_off(Duration::from_millis(minimum)).await;
-    while connections().await.is_some_and(|number| number > 0) {
+    while connections(admin).await.is_some_and(|number| number > 0) {
         back_off(Duration::from_millis(args.exit_on_zero_poll_ms)).await;
     }
 }
 
-async fn tell() -> Result<(), String> {
-    let stream = TcpStream::connect(ADMIN)
+async fn tell(admin: SocketAddr) -> Result<(), String> {
+    let stream = TcpStream::connect(admin)
         .await
         .map_err(|error| error.to_string())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -43,7 +45,7 @@ async fn tell() -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     let connection = tokio::task::spawn_local(connection);
     let request = Request::post("/drain_listeners?inboundonly&graceful&skip_exit")
-        .header(header::HOST, ADMIN.to_string())
+        .header(header::HOST, admin.to_string())
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
     let told = sender
@@ -55,8 +57,8 @@ async fn tell() -> Result<(), String> {
 }
 
 /// Connections from clients that are open now; none if the data plane does not tell.
-async fn connections() -> Option<u64> {
-    let (_, text) = get(ADMIN, "/stats").await.ok()?;
+async fn connections(admin: SocketAddr) -> Option<u64> {
+    let (_, text) = get(admin, "/stats").await.ok()?;
     Some(active(&text))
 }
 

@@ -1,6 +1,7 @@
 //! Envoy as the data plane: its bootstrap in a file, and its command line.
 
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,6 +16,7 @@ pub(crate) struct Envoy {
     program: PathBuf,
     bootstrap: tempfile::NamedTempFile,
     concurrency: String,
+    local_address: &'static str,
 }
 
 impl Envoy {
@@ -30,6 +32,11 @@ impl Envoy {
             program: program.to_owned(),
             bootstrap: file,
             concurrency: bootstrap.concurrency.to_string(),
+            local_address: if bootstrap.instance_ips.iter().any(IpAddr::is_ipv4) {
+                "v4"
+            } else {
+                "v6"
+            },
         })
     }
 
@@ -45,7 +52,7 @@ impl Envoy {
             "--file-flush-interval-msec",
             FLUSH,
             "--local-address-ip-version",
-            "v4",
+            self.local_address,
             "--log-level",
             "warning",
         ]);

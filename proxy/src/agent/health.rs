@@ -1,7 +1,7 @@
 //! 15020: `/healthz/ready`, `/app-health/…`, `/stats/prometheus`, `/quitquitquit`; and the watch over the data plane's readiness.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{Life, Shared};
 use crate::within::within;
 
-pub(super) const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
-const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15090);
+/// Where the data plane's metrics are.
+const METRICS: u16 = 15090;
 
 /// How long one question may take: the `timeoutSeconds` of Istio's readiness probe.
 const ASK: Duration = Duration::from_secs(3);
@@ -110,7 +110,7 @@ impl Condition {
 
 /// The data plane first, then the agent's own DNS, as pilot-agent's `/healthz/ready` asks them.
 async fn look(shared: &Shared) -> Condition {
-    match get(ADMIN, "/ready").await {
+    match get(shared.admin(), "/ready").await {
         Ok((StatusCode::OK, _)) if shared.names.as_ref().is_some_and(|names| !names.are_known()) => {
             Condition::Starting("DNS capture is on and the name table has not come yet".to_owned())
         }
@@ -206,7 +206,8 @@ async fn metrics(shared: &Shared) -> String {
         });
     };
     let mut text = String::new();
-    match get(METRICS, "/stats/prometheus").await {
+    let local = |port| SocketAddr::new(shared.here.localhost, port);
+    match get(local(METRICS), "/stats/prometheus").await {
         Ok((StatusCode::OK, body)) => text.push_str(&body),
         Ok(_) | Err(_) => failed(0),
     }
@@ -216,9 +217,7 @@ async fn metrics(shared: &Shared) -> String {
         .as_deref()
         .and_then(|it| it.split_once('/'))
     {
-        let host = port
-            .parse()
-            .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+        let host = port.parse().map(local);
         match host {
             Ok(host) => match get(host, &format!("/{path}")).await {
                 Ok((StatusCode::OK, body)) => text.push_str(&body),

@@ -12,7 +12,7 @@ mod supervise;
 
 use std::cell::Cell;
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,13 +21,14 @@ use tokio::sync::watch;
 
 pub use events::Events;
 
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, Local};
 use crate::cli::AgentArgs;
+use crate::serve::Families;
 use envoy::Envoy;
 
 /// The agent's own ports.
-const XDS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15010);
-const STATUS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 15020);
+const XDS: u16 = 15010;
+const STATUS: u16 = 15020;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -65,6 +66,11 @@ pub(crate) struct Life {
 }
 
 impl Shared {
+    /// The data plane's admin port.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        SocketAddr::new(self.here.localhost, 15000)
+    }
+
     /// A data plane starts or has ended.
     pub(crate) fn turn(&self, runs: bool) {
         let number = self.life.get().number + u64::from(runs);
@@ -76,6 +82,8 @@ impl Shared {
 /// What the parts of an agent share.
 pub(crate) struct Shared {
     pub(crate) args: AgentArgs,
+    /// Where the pod's own things are.
+    pub(crate) here: Local,
     pub(crate) events: Rc<Events>,
     /// The mesh's names, if the agent answers DNS.
     pub(crate) names: Option<Arc<dns::Names>>,
@@ -96,27 +104,34 @@ pub(crate) struct Shared {
 
 /// Runs until `stop` is ready or somebody posts `/quitquitquit`.
 pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let bind = |address| crate::serve::bind(address).map_err(|source| Error::Bind { address, source });
-    let (xds, status) = (bind(XDS)?, bind(STATUS)?);
-    let dns = if args.dns_capture {
-        let text = std::fs::read_to_string(RESOLV_CONF).map_err(Error::ResolvConf)?;
-        let names = dns::Names::new(&args.node_id, dns::resolv_conf::ResolvConf::parse(&text));
-        let address = dns::ADDRESS;
-        let sockets = dns::Sockets::bind()
-            .await
-            .map_err(|source| Error::Bind { address, source })?;
-        Some((Arc::new(names), sockets))
-    } else {
-        None
-    };
-    let (names, dns_sockets) = dns.unzip();
-    let events = Rc::new(Events::open(args.events_fd));
-    let probers = app_health::read(args.app_probers.as_deref()).map_err(Error::Probers)?;
     let bootstrap = Bootstrap {
         concurrency: args.concurrency,
         interception_mode: args.interception_mode,
-        ..Bootstrap::istio(&args.node_id)
+        ..Bootstrap::of_pod(&args.node_id, &args.instance_ips)
     };
+    let bind = |address, families| {
+        crate::serve::bind(address, families).map_err(|source| Error::Bind { address, source })
+    };
+    let here = Local::of(&bootstrap.instance_ips);
+    let has_ipv6 = bootstrap.instance_ips.iter().any(IpAddr::is_ipv6);
+    let any = if has_ipv6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        here.wildcard
+    };
+    let xds = bind(SocketAddr::new(here.localhost, XDS), Families::One)?;
+    let status = bind(SocketAddr::new(any, STATUS), Families::Both)?;
+    let (names, dns_sockets) = if args.dns_capture {
+        let text = std::fs::read_to_string(RESOLV_CONF).map_err(Error::ResolvConf)?;
+        let resolvers = dns::resolv_conf::ResolvConf::parse(&text);
+        let sockets = dns::Sockets::bind(&resolvers).await?;
+        let names = dns::Names::new(&args.node_id, resolvers);
+        (Some(Arc::new(names)), Some(sockets))
+    } else {
+        (None, None)
+    };
+    let events = Rc::new(Events::open(args.events_fd));
+    let probers = app_health::read(args.app_probers.as_deref()).map_err(Error::Probers)?;
     let envoy = args
         .envoy
         .as_ref()
@@ -124,6 +139,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
         .transpose()
         .map_err(Error::Bootstrap)?;
     let shared = Rc::new(Shared {
+        here,
         args,
         events,
         names,
@@ -149,7 +165,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let draining = Rc::clone(&shared);
     let ended = supervise::run(&shared, exec, async move {
         tokio::select! {
-            () = async { stop.await; drain::drain(&draining.args).await; } => {}
+            () = async { stop.await; drain::drain(&draining).await; } => {}
             _ = quitting.wait_for(|quit| *quit) => {}
         }
     })

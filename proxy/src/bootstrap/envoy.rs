@@ -48,7 +48,7 @@ impl Bootstrap {
     }
 
     fn envoy_node(&self) -> Value {
-        let ip = self.node_id.split('~').nth(1).unwrap_or_default();
+        let ips: Vec<String> = self.instance_ips.iter().map(ToString::to_string).collect();
         let namespace = self.service().rsplit('.').next().unwrap_or_default();
         json!({
             "id": self.node_id,
@@ -57,7 +57,7 @@ impl Bootstrap {
                 "NAME": self.pod(),
                 "NAMESPACE": namespace,
                 "CLUSTER_ID": "Kubernetes",
-                "INSTANCE_IPS": ip,
+                "INSTANCE_IPS": ips.join(","),
                 INTERCEPTION_MODE: self.interception_mode.name(),
                 "PROXY_CONFIG": { "concurrency": self.concurrency },
             },
@@ -66,6 +66,7 @@ impl Bootstrap {
 
     fn xds_cluster(&self) -> Value {
         let (host, port) = self.xds.rsplit_once(':').unwrap_or((&self.xds, "15010"));
+        let host = host.trim_start_matches('[').trim_end_matches(']');
         let port: Option<u16> = port.parse().ok();
         let address = json!({ "socket_address": { "address": host, "port_value": port } });
         let mut xds = cluster(XDS, &address);
@@ -97,6 +98,7 @@ fn listener(it: StaticRoute) -> Value {
     let StaticRoute {
         name,
         address,
+        also,
         path,
         cluster,
     } = it;
@@ -112,9 +114,14 @@ fn listener(it: StaticRoute) -> Value {
         "access_log": [log(name)],
     });
     let filter = json!({ "name": "envoy.filters.network.http_connection_manager", "typed_config": manager });
+    let additional: Vec<Value> = also
+        .map(|address| json!({ "address": socket(address) }))
+        .into_iter()
+        .collect();
     json!({
         "name": name,
         "address": socket(address),
+        "additional_addresses": additional,
         "filter_chains": [{ "name": name, "filters": [filter] }],
     })
 }

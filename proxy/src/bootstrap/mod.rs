@@ -4,7 +4,7 @@
 pub mod envoy;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
@@ -16,7 +16,9 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::{
+    AdditionalAddress, Filter, FilterChain, Listener, filter,
+};
 use envoy_types::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action, route_match,
 };
@@ -82,6 +84,8 @@ pub struct Bootstrap {
     pub metrics: SocketAddr,
     /// Where health is asked for.
     pub health: SocketAddr,
+    /// The pod's addresses, in order.
+    pub instance_ips: Vec<IpAddr>,
     /// Worker threads.
     pub concurrency: NonZeroU16,
     /// How connections come in.
@@ -111,11 +115,64 @@ impl InterceptionMode {
     }
 }
 
+/// The addresses of a pod of these families: 127.0.0.1 and 0.0.0.0, or `::1` and `::` where the first is IPv6 (Istio's
+/// `localhost` and `wildcard`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Local {
+    /// For the pod alone.
+    pub localhost: IpAddr,
+    /// For everybody.
+    pub wildcard: IpAddr,
+    /// For everybody, of the other family, in a pod with both.
+    pub additional_wildcard: Option<IpAddr>,
+}
+
+impl Local {
+    /// Of a pod with these addresses.
+    pub fn of(ips: &[IpAddr]) -> Self {
+        let v4: IpAddr = Ipv4Addr::UNSPECIFIED.into();
+        let v6: IpAddr = Ipv6Addr::UNSPECIFIED.into();
+        let is_v6 = ips.first().is_some_and(IpAddr::is_ipv6);
+        let has_both = ips.iter().any(|ip| ip.is_ipv6() != is_v6);
+        let (localhost, wildcard, other) = if is_v6 {
+            (Ipv6Addr::LOCALHOST.into(), v6, v4)
+        } else {
+            (Ipv4Addr::LOCALHOST.into(), v4, v6)
+        };
+        Self {
+            localhost,
+            wildcard,
+            additional_wildcard: has_both.then_some(other),
+        }
+    }
+}
+
+/// The addresses of a pod: those that are told, or the one in its node id.
+pub fn instance_ips(told: &[IpAddr], node_id: &str) -> Vec<IpAddr> {
+    if told.is_empty() {
+        node_id
+            .split('~')
+            .nth(1)
+            .and_then(|ip| ip.parse().ok())
+            .into_iter()
+            .collect()
+    } else {
+        told.to_vec()
+    }
+}
+
 impl Bootstrap {
-    /// The ports of a sidecar of Istio's.
+    /// The ports of a sidecar of Istio's, in a pod with the address that the node id has.
     pub fn istio(node_id: &str) -> Self {
-        let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-        let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+        Self::of_pod(node_id, &[])
+    }
+
+    /// The same in a pod with these addresses.
+    pub fn of_pod(node_id: &str, told: &[IpAddr]) -> Self {
+        let instance_ips = instance_ips(told, node_id);
+        let here = Local::of(&instance_ips);
+        let local = |port| SocketAddr::new(here.localhost, port);
+        let any = |port| SocketAddr::new(here.wildcard, port);
         Self {
             node_id: node_id.to_owned(),
             admin: local(15000),
@@ -123,6 +180,7 @@ impl Bootstrap {
             agent: local(15020),
             metrics: any(15090),
             health: any(15021),
+            instance_ips,
             concurrency: NonZeroU16::MIN,
             interception_mode: InterceptionMode::Redirect,
         }
@@ -173,17 +231,23 @@ impl Bootstrap {
     }
 
     /// The static listeners.
-    const fn static_routes(&self) -> [StaticRoute; 2] {
+    fn static_routes(&self) -> [StaticRoute; 2] {
+        let also = |address: SocketAddr| {
+            let ip = Local::of(&self.instance_ips).additional_wildcard?;
+            Some(SocketAddr::new(ip, address.port()))
+        };
         [
             StaticRoute {
                 name: "prometheus",
                 address: self.metrics,
+                also: also(self.metrics),
                 path: "/stats/prometheus",
                 cluster: "prometheus_stats",
             },
             StaticRoute {
                 name: "health",
                 address: self.health,
+                also: also(self.health),
                 path: "/healthz/ready",
                 cluster: "agent",
             },
@@ -196,6 +260,7 @@ impl Bootstrap {
 struct StaticRoute {
     name: &'static str,
     address: SocketAddr,
+    also: Option<SocketAddr>,
     path: &'static str,
     cluster: &'static str,
 }
@@ -242,6 +307,7 @@ fn static_listener(it: StaticRoute) -> Listener {
     let StaticRoute {
         name,
         address,
+        also,
         path,
         cluster,
     } = it;
@@ -287,6 +353,13 @@ fn static_listener(it: StaticRoute) -> Listener {
     Listener {
         name: name.to_owned(),
         address: Some(socket(address)),
+        additional_addresses: also
+            .map(|address| AdditionalAddress {
+                address: Some(socket(address)),
+                ..AdditionalAddress::default()
+            })
+            .into_iter()
+            .collect(),
         filter_chains: vec![FilterChain {
             filters: vec![filter],
             name: name.to_owned(),
@@ -339,5 +412,26 @@ mod tests {
         for listener in bootstrap.listeners() {
             ListenerConfig::from_proto(&listener).unwrap();
         }
+    }
+
+    #[track_caller]
+    fn check(ips: &[&str], localhost: &str, wildcards: &[&str]) {
+        let ips: Vec<IpAddr> = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        let node = format!("sidecar~{}~a.default~default.svc.cluster.local", ips[0]);
+        let bootstrap = Bootstrap::of_pod(&node, &ips);
+        assert_eq!(bootstrap.admin.ip().to_string(), localhost);
+        for listener in bootstrap.listeners() {
+            let listener = ListenerConfig::from_proto(&listener).unwrap();
+            let found: Vec<String> = listener.addresses.iter().map(|it| it.ip().to_string()).collect();
+            assert_eq!(found, wildcards, "{}", listener.name);
+        }
+    }
+
+    #[test]
+    fn it_listens_where_the_pods_addresses_are() {
+        check(&["10.0.0.1"], "127.0.0.1", &["0.0.0.0"]);
+        check(&["fd00::1"], "::1", &["::"]);
+        check(&["10.0.0.1", "fd00::1"], "127.0.0.1", &["0.0.0.0", "::"]);
+        check(&["fd00::1", "10.0.0.1"], "::1", &["::", "0.0.0.0"]);
     }
 }

@@ -1,6 +1,8 @@
 //! Clusters: how hosts are found, chosen and connected to.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as proto;
@@ -24,8 +26,8 @@ pub struct ClusterConfig {
     pub policy: Policy,
     /// How long a connection may take.
     pub connect_timeout: Duration,
-    /// The address that connections come from.
-    pub bind: Option<IpAddr>,
+    /// The addresses that connections come from, for the families that have one.
+    pub bind: Vec<IpAddr>,
     /// Which HTTP its hosts speak.
     pub http2: Http2,
     /// Requests after which a connection is not used again; none = no limit.
@@ -177,7 +179,7 @@ fn discovery(cluster: &proto::Cluster) -> Result<Discovery, Refused> {
                 .as_ref()
                 .map(|hosts| endpoints(name, hosts))
                 .transpose()?;
-            Ok(Discovery::Static(hosts.unwrap_or_default()))
+            Ok(Discovery::Static(hosts.unwrap_or_default().hosts.to_vec()))
         }
         Some(DiscoveryType::OriginalDst) => Ok(Discovery::OriginalDst),
         Some(DiscoveryType::StrictDns | DiscoveryType::LogicalDns) => Ok(Discovery::StrictDns(names(
@@ -203,24 +205,40 @@ fn policy(cluster: &proto::Cluster) -> Result<Policy, Refused> {
     }
 }
 
-fn bind(cluster: &proto::Cluster) -> Result<Option<IpAddr>, Refused> {
-    let source = cluster
-        .upstream_bind_config
-        .as_ref()
-        .and_then(|bind| bind.source_address.as_ref());
-    source
-        .map(|source| {
+fn bind(cluster: &proto::Cluster) -> Result<Vec<IpAddr>, Refused> {
+    let Some(bind) = &cluster.upstream_bind_config else {
+        return Ok(Vec::new());
+    };
+    let extra = bind.extra_source_addresses.iter();
+    let extra = extra.filter_map(|extra| Some(("extra_source_addresses", extra.address.as_ref()?)));
+    let first = bind
+        .source_address
+        .iter()
+        .map(|source| ("source_address", source));
+    first
+        .chain(extra)
+        .map(|(field, source)| {
             source.address.parse().map_err(|_error| {
                 let reason = format!("malformed IP address: {}", source.address);
-                Refused::new(&cluster.name, "upstream_bind_config.source_address", reason)
+                Refused::new(&cluster.name, &format!("upstream_bind_config.{field}"), reason)
             })
         })
-        .transpose()
+        .collect()
+}
+
+/// Hosts, each by its first address.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// All of them.
+    pub hosts: Rc<[SocketAddr]>,
+    /// Further addresses of those that have some.
+    pub additional: Rc<HashMap<SocketAddr, Vec<SocketAddr>>>,
 }
 
 /// The hosts of a load assignment that are not unhealthy, of the first priority that has any.
-pub fn endpoints(resource: &str, assignment: &ClusterLoadAssignment) -> Result<Vec<SocketAddr>, Refused> {
+pub fn endpoints(resource: &str, assignment: &ClusterLoadAssignment) -> Result<Endpoints, Refused> {
     let mut best: Option<(u32, Vec<SocketAddr>)> = None;
+    let mut additional = HashMap::new();
     for locality in &assignment.endpoints {
         let mut hosts = Vec::new();
         for endpoint in &locality.lb_endpoints {
@@ -235,13 +253,25 @@ pub fn endpoints(resource: &str, assignment: &ClusterLoadAssignment) -> Result<V
                     "an endpoint by name is not supported",
                 ));
             };
-            if !unhealthy {
-                hosts.push(socket_address(
-                    resource,
-                    "lb_endpoints.endpoint.address",
-                    host.address.as_ref(),
-                )?);
+            if unhealthy {
+                continue;
             }
+            let address = |field, address| socket_address(resource, field, address);
+            let first = address("lb_endpoints.endpoint.address", host.address.as_ref())?;
+            let more = host.additional_addresses.iter();
+            let more: Result<Vec<_>, _> = more
+                .map(|more| {
+                    address(
+                        "lb_endpoints.endpoint.additional_addresses",
+                        more.address.as_ref(),
+                    )
+                })
+                .collect();
+            let more = more?;
+            if !more.is_empty() {
+                additional.insert(first, more);
+            }
+            hosts.push(first);
         }
         match &mut best {
             Some((priority, found)) if *priority == locality.priority => found.extend(hosts),
@@ -250,7 +280,10 @@ pub fn endpoints(resource: &str, assignment: &ClusterLoadAssignment) -> Result<V
             _ => best = Some((locality.priority, hosts)),
         }
     }
-    Ok(best.map(|(_, hosts)| hosts).unwrap_or_default())
+    Ok(Endpoints {
+        hosts: best.map(|(_, hosts)| hosts).unwrap_or_default().into(),
+        additional: Rc::new(additional),
+    })
 }
 
 fn names(resource: &str, assignment: Option<&ClusterLoadAssignment>) -> Result<Vec<(String, u16)>, Refused> {

@@ -29,8 +29,8 @@ const FILTER_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct ListenerConfig {
     /// Its name.
     pub name: String,
-    /// Its address.
-    pub address: SocketAddr,
+    /// Its addresses: one at least.
+    pub addresses: Vec<SocketAddr>,
     /// What socket it has.
     pub socket: Socket,
     /// Hosts see the client's address, and this mark is on what is sent to them (0 = none).
@@ -202,10 +202,17 @@ impl ListenerConfig {
     /// From configuration.
     pub fn from_proto(listener: &proto::Listener) -> Result<Self, Refused> {
         let name = &listener.name;
-        let address = socket_address(name, "address", listener.address.as_ref())?;
+        let mut addresses = vec![socket_address(name, "address", listener.address.as_ref())?];
+        for also in &listener.additional_addresses {
+            addresses.push(socket_address(
+                name,
+                "additional_addresses.address",
+                also.address.as_ref(),
+            )?);
+        }
         let mut config = Self {
             name: name.clone(),
-            address,
+            addresses,
             socket: socket(listener),
             original_src: None,
             hands_off: listener
@@ -537,7 +544,7 @@ mod tests {
     fn listener(chains: Vec<Rc<FilterChain>>) -> ListenerConfig {
         ListenerConfig {
             name: "l".to_owned(),
-            address: ([0, 0, 0, 0], 15006).into(),
+            addresses: vec![([0, 0, 0, 0], 15006).into()],
             socket: Socket::Plain,
             original_src: None,
             hands_off: false,

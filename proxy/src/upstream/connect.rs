@@ -3,8 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use futures_util::FutureExt as _;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -12,7 +14,10 @@ use super::Cluster;
 use super::counted::Counted;
 use super::host::{Host, Http1, Http2, Link, more};
 use crate::addr::Source;
-use crate::within::within;
+use crate::within::{back_off, within};
+
+/// How long an address may be silent until the next one of the same host is tried (Envoy's happy eyeballs).
+const NEXT_ADDRESS: Duration = Duration::from_millis(300);
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -93,7 +98,7 @@ pub async fn connect(
     let opened = within(
         cluster.config.connect_timeout,
         "the host to accept",
-        open(cluster, host.address, source),
+        open_any(cluster, host.address, source),
     )
     .await;
     if !matches!(opened, Ok(Ok(_))) {
@@ -121,6 +126,36 @@ pub async fn connect(
 struct Refused {
     error: io::Error,
     at_once: bool,
+}
+
+/// The first of a host's addresses that takes the connection: the next one is tried when one has failed, or has not
+/// answered for a while (RFC 8305, as Envoy has it).
+async fn open_any(cluster: &Cluster, host: SocketAddr, source: Option<Source>) -> Result<TcpStream, Refused> {
+    let mut left = cluster.additional(host).into_iter();
+    if left.len() == 0 {
+        return open(cluster, host, source).await;
+    }
+    let mut tried = FuturesUnordered::from_iter([open(cluster, host, source)]);
+    loop {
+        let has_more = left.len() > 0;
+        let last = tokio::select! {
+            ended = tried.next() => match ended {
+                Some(Err(error)) => error,
+                Some(Ok(stream)) => return Ok(stream),
+                // Never: one is under way here.
+                None => continue,
+            },
+            () = back_off(NEXT_ADDRESS), if has_more => {
+                tried.extend(left.next().map(|next| open(cluster, next, source)));
+                continue;
+            }
+        };
+        match left.next() {
+            Some(next) => tried.push(open(cluster, next, source)),
+            None if tried.is_empty() => return Err(last),
+            None => {}
+        }
+    }
 }
 
 async fn open(cluster: &Cluster, host: SocketAddr, source: Option<Source>) -> Result<TcpStream, Refused> {
@@ -152,8 +187,9 @@ fn socket(cluster: &Cluster, host: SocketAddr, source: Option<Source>) -> io::Re
         }
     }
     // As in Envoy, a client's address stands above the cluster's own.
-    let bind = source.map(|source| source.ip).or(cluster.config.bind);
-    if let Some(ip) = bind.filter(|ip| ip.is_ipv4() == host.is_ipv4()) {
+    let client = source.map(|source| source.ip);
+    let mut sources = client.iter().chain(&cluster.config.bind);
+    if let Some(ip) = sources.find(|ip| ip.is_ipv4() == host.is_ipv4()).copied() {
         // The port is chosen with the destination known, so that as many connections fit as without bind (ip(7)).
         crate::sys::bind_without_port(&socket)?;
         socket.bind(SocketAddr::new(ip, 0))?;

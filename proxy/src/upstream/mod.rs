@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use crate::config::cluster::{ClusterConfig, Discovery, Policy};
+use crate::config::cluster::{ClusterConfig, Discovery, Endpoints, Policy};
 use crate::stats::histogram::Histogram;
 use crate::stats::{Stat, Stats};
 use host::{Host, Http1};
@@ -24,6 +24,8 @@ pub struct Cluster {
     members: RefCell<Rc<[SocketAddr]>>,
     next: Cell<usize>,
     hosts: RefCell<HashMap<SocketAddr, Rc<Host>>>,
+    /// Further addresses of hosts that have some.
+    additional: RefCell<Rc<HashMap<SocketAddr, Vec<SocketAddr>>>>,
     watch: Rc<IdleWatch>,
     /// What it counts.
     pub stats: ClusterStats,
@@ -83,6 +85,7 @@ impl Cluster {
             members: RefCell::new([].into()),
             next: Cell::new(0),
             hosts: RefCell::default(),
+            additional: RefCell::default(),
             watch: Rc::clone(watch),
             stats,
         };
@@ -105,6 +108,18 @@ impl Cluster {
             });
         }
         *self.members.borrow_mut() = members;
+    }
+
+    /// The same of hosts that may have several addresses.
+    pub fn set_endpoints(&self, endpoints: Endpoints) {
+        self.set_hosts(endpoints.hosts);
+        *self.additional.borrow_mut() = endpoints.additional;
+    }
+
+    /// The further addresses of a host.
+    pub fn additional(&self, address: SocketAddr) -> Vec<SocketAddr> {
+        let additional = self.additional.borrow();
+        additional.get(&address).cloned().unwrap_or_default()
     }
 
     /// Its hosts.

@@ -1,5 +1,6 @@
 //! What hooks and probes do: a program in the container, or a connection from the node to the pod.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub(super) fn http(
     let slash = if path.starts_with('/') { "" } else { "/" };
     wire::Kind::Http {
         method: "GET".to_owned(),
-        url: format!("http://{}:{port}{slash}{path}", lab.plan.pod(target.pod).ip),
+        url: format!("http://{}{slash}{path}", in_pod(lab, target, port)),
         headers,
         body: wire::Body::default(),
         http2: false,
@@ -58,14 +59,24 @@ pub(super) fn http(
 /// A connection to the pod's address, closed as soon as it is open.
 pub(super) fn tcp(lab: &Lab, target: Target, port: u16) -> wire::Kind {
     wire::Kind::Connect {
-        address: format!("{}:{port}", lab.plan.pod(target.pod).ip),
+        address: in_pod(lab, target, port).to_string(),
     }
+}
+
+/// At the pod's first address, which is what kubelet takes.
+fn in_pod(lab: &Lab, target: Target, port: u16) -> SocketAddr {
+    SocketAddr::new(lab.plan.pod(target.pod).ips.first(), port)
 }
 
 /// Sends it from this thread, which is in the node's namespace.
 pub(super) async fn ask(kind: wire::Kind, limit: Duration) -> wire::Result {
     let timeout_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
-    client::perform(&wire::Spec { kind, timeout_ms }).await
+    let spec = wire::Spec {
+        kind,
+        timeout_ms,
+        ip_family: None,
+    };
+    client::perform(&spec).await
 }
 
 /// kubelet's rule: connected, or a status from 200 to 399.

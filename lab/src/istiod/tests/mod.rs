@@ -1,5 +1,6 @@
 //! A small mesh, and what is served for it: shapes by snapshot, streams by a real client.
 
+mod families;
 mod sessions;
 mod shapes;
 mod streams;
@@ -30,7 +31,7 @@ fn port(name: &str, port: u16, target_port: u16, protocol: Protocol) -> Port {
 fn service(name: &str, vip: u8, ports: Vec<Port>, endpoints: Vec<Endpoint>) -> Service {
     Service {
         name: name.to_owned(),
-        vip: Ipv4Addr::new(10, 96, 0, vip),
+        vip: Ipv4Addr::new(10, 96, 0, vip).into(),
         ports,
         subsets: Vec::new(),
         routes: Vec::new(),
@@ -41,7 +42,7 @@ fn service(name: &str, vip: u8, ports: Vec<Port>, endpoints: Vec<Endpoint>) -> S
 
 fn endpoint(pod: &str, ip: u8, version: &str) -> Endpoint {
     Endpoint {
-        ip: Ipv4Addr::new(10, 244, 0, ip),
+        ips: Ipv4Addr::new(10, 244, 0, ip).into(),
         pod: pod.to_owned(),
         labels: labels(&[("version", version)]),
     }
@@ -51,7 +52,7 @@ fn proxy(pod: &str, ip: u8) -> Proxy {
     Proxy {
         node_id: format!("sidecar~10.244.0.{ip}~{pod}.default~default.svc.cluster.local"),
         pod: pod.to_owned(),
-        ip: Ipv4Addr::new(10, 244, 0, ip),
+        ips: Ipv4Addr::new(10, 244, 0, ip).into(),
     }
 }
 

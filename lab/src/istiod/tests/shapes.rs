@@ -28,6 +28,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use prost::{Message, Name as _};
 
+use super::super::ip_mode::IpMode;
 use super::super::listeners::Interception;
 use super::super::registry::{Proxy, Registry};
 use super::super::{clusters, endpoints, listeners, routes};
@@ -238,7 +239,7 @@ fn reviews(registry: &Registry) -> &Proxy {
 
 #[test]
 fn listeners_of_the_mesh() {
-    insta::assert_snapshot!(lines(&listeners::shared(&bookinfo()), listener));
+    insta::assert_snapshot!(lines(&listeners::shared(&bookinfo(), IpMode::V4), listener));
 }
 
 #[test]
@@ -257,14 +258,14 @@ fn route_configurations() {
 #[test]
 fn clusters_of_the_mesh_and_of_a_proxy() {
     let registry = bookinfo();
-    let mut all = clusters::shared(&registry);
+    let mut all = clusters::shared(&registry, IpMode::V4);
     all.extend(clusters::own(&registry, reviews(&registry)));
     insta::assert_snapshot!(lines(&all, cluster));
 }
 
 #[test]
 fn endpoints_of_services_and_subsets() {
-    insta::assert_snapshot!(lines(&endpoints::of(&bookinfo()), assignment));
+    insta::assert_snapshot!(lines(&endpoints::of(&bookinfo(), IpMode::V4), assignment));
 }
 
 #[test]
@@ -291,7 +292,7 @@ fn registry_only_refuses_what_no_service_has() {
     let own = listeners::own(&registry, reviews(&registry), Interception::Redirect);
     let last = own[0].filter_chains.last().unwrap();
     assert_eq!(target(last), "tcp BlackHoleCluster");
-    for listener in listeners::shared(&registry) {
+    for listener in listeners::shared(&registry, IpMode::V4) {
         if listener.name.starts_with("0.0.0.0_") {
             let otherwise = listener.default_filter_chain.as_ref().unwrap();
             assert_eq!(target(otherwise), "tcp BlackHoleCluster", "{}", listener.name);

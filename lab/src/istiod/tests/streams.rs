@@ -170,7 +170,7 @@ fn names(kind: Kind) -> Vec<String> {
     let registry = bookinfo();
     match kind {
         Kind::Cds | Kind::Lds | Kind::Nds => Vec::new(),
-        Kind::Eds => super::super::endpoints::of(&registry)
+        Kind::Eds => super::super::endpoints::of(&registry, super::super::ip_mode::IpMode::V4)
             .into_iter()
             .map(|assignment| assignment.cluster_name)
             .collect(),

@@ -112,10 +112,7 @@ impl World {
         up(&handle, &pod, POD, OTHER).await;
         up(&far, &other, OTHER, POD).await;
         apply(&pod, RULES);
-        let pods = [
-            ("pod", IpAddr::V4(POD), &pod),
-            ("other", IpAddr::V4(OTHER), &other),
-        ];
+        let pods = [("pod", POD.into(), &pod), ("other", OTHER.into(), &other)];
         let observer = Observer::attach(&pods).unwrap();
         Self {
             observer,

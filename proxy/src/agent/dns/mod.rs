@@ -1,4 +1,4 @@
-//! The agent's DNS on 127.0.0.1:15053, for questions that the interception rules lead there (`ISTIO_META_DNS_CAPTURE`).
+//! The agent's DNS on port 15053 of 127.0.0.1 and `::1`, for questions that the interception rules lead there (`ISTIO_META_DNS_CAPTURE`).
 //!
 //! As `pkg/dns/client` in istio/istio: names of the mesh are answered from the name table that istiod sends; every other
 //! question goes to the pod's own resolvers as it came, over the same transport. Before the first table nothing is known,
@@ -9,7 +9,7 @@ pub mod resolv_conf;
 pub mod table;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,14 +23,14 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::Events;
+use super::{Error, Events};
 use crate::within::within;
 use crate::xds::name_table::NameTable;
 use resolv_conf::ResolvConf;
 use table::{Place, Table};
 
 /// Where the rules lead questions; not an option in Istio.
-pub(super) const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15053);
+const PORT: u16 = 15053;
 
 /// How long a connection may ask nothing (as the DNS library of Istio has it).
 const IDLE: Duration = Duration::from_secs(8);
@@ -105,21 +105,32 @@ impl Names {
     }
 }
 
-/// The sockets.
+/// The sockets: both transports, of each family.
 #[derive(Debug)]
-pub(super) struct Sockets {
-    udp: UdpSocket,
-    tcp: TcpListener,
-}
+pub(super) struct Sockets(Vec<(UdpSocket, TcpListener)>);
 
 impl Sockets {
-    /// Binds both. Without `SO_REUSEPORT`: a second agent would take half of the questions.
-    pub(super) async fn bind() -> io::Result<Self> {
-        Ok(Self {
-            udp: UdpSocket::bind(ADDRESS).await?,
-            tcp: TcpListener::bind(ADDRESS).await?,
-        })
+    /// Binds them, of the families of the pod's resolvers as Istio's agent does: nobody is led here who asks others.
+    /// Without `SO_REUSEPORT`: a second agent would take half of the questions.
+    pub(super) async fn bind(resolvers: &ResolvConf) -> Result<Self, Error> {
+        let mut all = Vec::new();
+        for address in addresses(resolvers) {
+            let failed = |source| Error::Bind { address, source };
+            let udp = UdpSocket::bind(address).await.map_err(failed)?;
+            all.push((udp, TcpListener::bind(address).await.map_err(failed)?));
+        }
+        Ok(Self(all))
     }
+}
+
+/// Where questions are taken.
+fn addresses(resolvers: &ResolvConf) -> impl Iterator<Item = SocketAddr> {
+    let has_v6 = resolvers.servers.iter().any(SocketAddr::is_ipv6);
+    let has_v4 = resolvers.servers.iter().any(SocketAddr::is_ipv4);
+    // `localhost`, if there is none, is 127.0.0.1.
+    let v4 = (has_v4 || !has_v6).then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let v6 = has_v6.then_some(IpAddr::V6(Ipv6Addr::LOCALHOST));
+    v4.into_iter().chain(v6).map(|ip| SocketAddr::new(ip, PORT))
 }
 
 /// How a question came.
@@ -157,13 +168,18 @@ struct Asked<'a> {
     client: SocketAddr,
 }
 
-/// Serves both sockets until it is aborted.
+/// Serves all sockets until it is aborted.
 pub(super) async fn serve(names: Arc<Names>, events: Rc<Events>, sockets: Sockets) {
-    let Sockets { udp, tcp } = sockets;
-    tokio::join!(
-        datagrams(Rc::new(udp), Arc::clone(&names), Rc::clone(&events)),
-        connections(tcp, names, events)
-    );
+    let pairs = sockets.0.into_iter().map(|(udp, tcp)| {
+        let (names, events) = (Arc::clone(&names), Rc::clone(&events));
+        async {
+            tokio::join!(
+                datagrams(Rc::new(udp), Arc::clone(&names), Rc::clone(&events)),
+                connections(tcp, names, events)
+            )
+        }
+    });
+    futures_util::future::join_all(pairs).await;
 }
 
 async fn datagrams(socket: Rc<UdpSocket>, names: Arc<Names>, events: Rc<Events>) {

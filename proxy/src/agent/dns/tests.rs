@@ -83,17 +83,35 @@ async fn agent(servers: Vec<SocketAddr>) -> Agent {
         search: vec!["default.svc.cluster.local".to_owned()],
     };
     let names = Arc::new(Names::new(NODE, resolvers));
-    let sockets = Sockets {
-        udp: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
-        tcp: TcpListener::bind("127.0.0.1:0").await.unwrap(),
-    };
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let agent = Agent {
-        udp: sockets.udp.local_addr().unwrap(),
-        tcp: sockets.tcp.local_addr().unwrap(),
+        udp: udp.local_addr().unwrap(),
+        tcp: tcp.local_addr().unwrap(),
         names: Arc::clone(&names),
     };
+    let sockets = Sockets(vec![(udp, tcp)]);
     tokio::task::spawn_local(serve(names, Rc::new(Events::open(None)), sockets));
     agent
+}
+
+#[test]
+fn questions_are_taken_where_those_to_the_resolvers_are_led() {
+    let check = |servers: &[&str], expected: &[&str]| {
+        let resolvers = ResolvConf {
+            servers: servers.iter().map(|it| it.parse().unwrap()).collect(),
+            search: Vec::new(),
+        };
+        let found: Vec<String> = addresses(&resolvers).map(|it| it.to_string()).collect();
+        assert_eq!(found, expected, "{servers:?}");
+    };
+    check(&["10.96.0.10:53"], &["127.0.0.1:15053"]);
+    check(&["[fd00::a]:53"], &["[::1]:15053"]);
+    check(
+        &["[fd00::a]:53", "10.96.0.10:53"],
+        &["127.0.0.1:15053", "[::1]:15053"],
+    );
+    check(&[], &["127.0.0.1:15053"]);
 }
 
 impl Agent {
