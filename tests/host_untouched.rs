@@ -61,9 +61,19 @@ fn interrupted_at_any_moment() {
             std::thread::yield_now();
         }
         let below = descendants(child.id());
-        kill(pid(&child), Signal::SIGINT).unwrap();
-        let status = child.wait().unwrap();
-        // A signal before `lab` catches it ends it as it ends any process.
+        // Nobody reads its output, so at the last moments it may be blocked by that; and a signal between its last lab
+        // and its output is one that came too late.
+        let status = loop {
+            kill(pid(&child), Signal::SIGINT).unwrap();
+            let patience = Instant::now() + Duration::from_secs(5);
+            let ended = std::iter::repeat_with(|| child.try_wait().unwrap())
+                .inspect(|_| std::thread::yield_now())
+                .find(|ended| ended.is_some() || Instant::now() > patience);
+            if let Some(status) = ended.flatten() {
+                break status;
+            }
+        };
+        // A signal before `lab` catches it, or when it has no lab any more, ends it as it ends any process.
         let ended_by_signal = std::os::unix::process::ExitStatusExt::signal(&status) == Some(2);
         assert!(
             status.code() == Some(130) || ended_by_signal,

@@ -169,8 +169,8 @@ fn the_agent_answers_dns_in_the_family_of_resolv_conf() {
         mesh: {ipFamilies: [IPv4, IPv6]}\n\
         services: [{name: web, ipFamilies: [IPv4, IPv6], ports: [{name: http, port: 80}]}]\n\
         pods:\n\
-        \x20 - {name: four, interception: {captureAllDNS: true}, containers: [{name: four}]}\n\
-        \x20 - {name: six, ipFamilies: [IPv6, IPv4], interception: {captureAllDNS: true}, containers: [{name: six}]}\n\
+        \x20 - {name: four, interception: {redirectDNS: true, captureAllDNS: true}, containers: [{name: four}]}\n\
+        \x20 - {name: six, ipFamilies: [IPv6, IPv4], interception: {redirectDNS: true, captureAllDNS: true}, containers: [{name: six}]}\n\
         \x20 - {name: server, interception: {redirectDNS: true}, containers: [{name: server}]}\n\
         steps:\n"
         .to_owned();

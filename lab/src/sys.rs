@@ -32,6 +32,15 @@ pub fn take_descriptor(number: RawFd) -> OwnedFd {
     descriptor
 }
 
+/// Lets SIGINT and SIGTERM end this process at once from now on.
+pub fn default_signals() {
+    for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM] {
+        // SAFETY: the default disposition runs no handler; nobody asks for the former one.
+        let before = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) };
+        before.map(drop).unwrap_or_default();
+    }
+}
+
 /// An open descriptor of this program that any user may execute, wherever the file lies.
 ///
 /// A file that others may not execute is copied to a memory file once.

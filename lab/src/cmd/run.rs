@@ -254,6 +254,7 @@ async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Exi
             }
         }
     }
+    drop(signals);
     reports.sort_by_key(|(index, _)| *index);
     let reports: Vec<ScenarioReport> = reports.into_iter().map(|(_, report)| report).collect();
     exit = reports
@@ -294,6 +295,13 @@ impl Stop {
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+}
+
+impl Drop for Signals {
+    /// What is left is to print: a signal ends that as it ends any process.
+    fn drop(&mut self) {
+        crate::sys::default_signals();
+    }
 }
 
 impl Signals {

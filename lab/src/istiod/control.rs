@@ -95,7 +95,7 @@ mod tests {
         (Mesh::new(reports), received)
     }
 
-    const STATE: &str = r#"{"do":"state","generation":4,"registry":{"allow_any":true,"inbound_to_pod_ip":true,"retries":2,"access_log":true,"services":[],"proxies":[]}}"#;
+    const STATE: &str = r#"{"do":"state","generation":4,"registry":{"allow_any":true,"inbound_to_pod_ip":true,"retries":2,"protocol_detection_ms":0,"access_log":true,"services":[],"proxies":[]}}"#;
 
     #[tokio::test(flavor = "current_thread")]
     async fn the_first_state_is_answered_with_listening_and_the_end_of_the_socket_ends_it() {

@@ -15,13 +15,15 @@ use envoy_types::util::pack_any;
 
 use super::filters::{self, Routing};
 use super::ip_mode::{IpMode, additional};
-use super::listeners::{Interception, PLAIN_HTTP, black_hole, chain, http_inspector, tls_inspector};
+use super::listeners::{
+    Interception, PLAIN_HTTP, black_hole, chain, detection, http_inspector, tls_inspector,
+};
 use super::names::{
     INBOUND_PASSTHROUGH_CLUSTER, INBOUND_PORT, Outbound, VIRTUAL_INBOUND, inbound_cluster, wildcard,
 };
 use super::registry::{Port, Proxy, Registry};
 use super::routes;
-use super::wire::{address, no_limit, number};
+use super::wire::{address, number};
 
 /// Istio's, whatever `tproxyMark` the rules have.
 const ORIGINAL_SRC_MARK: u32 = 1337;
@@ -60,7 +62,7 @@ pub(super) fn listener(registry: &Registry, proxy: &Proxy, interception: Interce
         additional_addresses: additional(mode.wildcards(), INBOUND_PORT),
         filter_chains,
         listener_filters: listener_filters(ports.values().copied(), interception),
-        listener_filters_timeout: Some(no_limit()),
+        listener_filters_timeout: Some(detection(registry)),
         continue_on_listener_filters_timeout: true,
         transparent: interception.transparent(),
         traffic_direction: TrafficDirection::Inbound.into(),

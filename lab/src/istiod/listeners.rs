@@ -1,6 +1,7 @@
 //! Listeners: where a sidecar takes connections, and which filter chain of which listener gets one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType;
@@ -9,6 +10,7 @@ use envoy_types::pb::envoy::config::listener::v3::{
 };
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use envoy_types::pb::google::protobuf;
 use envoy_types::util::pack_any;
 
 use super::filters::{self, Routing};
@@ -19,7 +21,7 @@ use super::names::{
     route_configuration, wildcard,
 };
 use super::registry::{Port, Proxy, Registry, Service};
-use super::wire::{address, no_limit, number, truth};
+use super::wire::{address, duration, number, truth};
 use crate::plan::ips::Ips;
 
 /// What the HTTP inspector calls plain HTTP.
@@ -71,7 +73,7 @@ fn http_listener(registry: &Registry, mode: IpMode, service: &Service, port: &Po
         filter_chains: vec![sniffed_http_chain(registry, &name, service, port)],
         default_filter_chain: Some(fall_through),
         listener_filters: vec![tls_inspector(None), http_inspector(None)],
-        ..handed_over(name, mode.wildcards(), port)
+        ..handed_over(registry, name, mode.wildcards(), port)
     }
 }
 
@@ -84,7 +86,7 @@ fn tcp_listener(registry: &Registry, vips: Ips, service: &Service, port: &Port) 
             filters: vec![filters::tcp(registry, &name, &cluster)],
             ..FilterChain::default()
         }],
-        ..handed_over(name, vips, port)
+        ..handed_over(registry, name, vips, port)
     }
 }
 
@@ -100,7 +102,7 @@ fn sniffed_listener(registry: &Registry, vips: Ips, service: &Service, port: &Po
         filter_chains: vec![sniffed_http_chain(registry, &name, service, port)],
         default_filter_chain: Some(as_tcp),
         listener_filters: vec![tls_inspector(None), http_inspector(None)],
-        ..handed_over(name, vips, port)
+        ..handed_over(registry, name, vips, port)
     }
 }
 
@@ -122,14 +124,19 @@ fn sniffed_http_chain(registry: &Registry, listener: &str, service: &Service, po
     }
 }
 
-fn handed_over(name: String, ips: Ips, port: &Port) -> Listener {
+/// How long a listener waits for the bytes that tell a protocol; zero, Istio's default, is no limit.
+pub(super) fn detection(registry: &Registry) -> protobuf::Duration {
+    duration(Duration::from_millis(registry.protocol_detection_ms))
+}
+
+fn handed_over(registry: &Registry, name: String, ips: Ips, port: &Port) -> Listener {
     Listener {
         name,
         address: Some(address(ips.first(), port.port)),
         additional_addresses: additional(ips, port.port),
         bind_to_port: Some(truth(false)),
         traffic_direction: TrafficDirection::Outbound.into(),
-        listener_filters_timeout: Some(no_limit()),
+        listener_filters_timeout: Some(detection(registry)),
         continue_on_listener_filters_timeout: true,
         ..Listener::default()
     }
@@ -219,7 +226,7 @@ pub(super) fn http_inspector(disabled: Option<ListenerFilterChainMatchPredicate>
 
 impl Interception {
     /// Whether the listener's socket takes foreign addresses.
-    pub(super) fn transparent(self) -> Option<envoy_types::pb::google::protobuf::BoolValue> {
+    pub(super) fn transparent(self) -> Option<protobuf::BoolValue> {
         match self {
             Self::Redirect => None,
             Self::Tproxy => Some(truth(true)),

@@ -17,6 +17,8 @@ pub struct Registry {
     pub inbound_to_pod_ip: bool,
     /// Attempts after the first in the default retry policy; 0 = no policy.
     pub retries: u32,
+    /// Milliseconds that a sidecar waits for a client's first bytes; 0 = for ever.
+    pub protocol_detection_ms: u64,
     /// Sidecars write an access log to standard output.
     pub access_log: bool,
     /// All services.

@@ -32,6 +32,8 @@ impl Plan {
             allow_any: scenario.mesh.outbound_traffic_policy == OutboundTrafficPolicy::AllowAny,
             inbound_to_pod_ip: scenario.mesh.inbound == InboundCluster::PodIp,
             retries: scenario.mesh.retries,
+            protocol_detection_ms: u64::try_from(scenario.mesh.protocol_detection_timeout.as_millis())
+                .unwrap_or(u64::MAX),
             access_log: scenario.mesh.access_log,
             services: services.chain([self.istiod_service()]).collect(),
             proxies: scenario

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use iptables::annotations::from_annotations;
 use iptables::options::{Interception, Mode};
@@ -33,6 +34,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         outbound_traffic_policy: OutboundTrafficPolicy::AllowAny,
         inbound: InboundCluster::PodIp,
         retries: RETRIES,
+        protocol_detection_timeout: Duration::ZERO,
         proxy: ProxyKind::Builtin,
         concurrency: NonZeroU16::MIN,
         access_log: true,
@@ -50,6 +52,7 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         "interception",
         "inbound",
         "retries",
+        "protocolDetectionTimeout",
         "concurrency",
         "accessLogFile",
         "ipFamilies",
@@ -79,6 +82,12 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
         .and_then(|at| reader.parsed(at, "write a number from 0"))
     {
         read.mesh.retries = retries;
+    }
+    if let Some(timeout) = fields
+        .get("protocolDetectionTimeout")
+        .and_then(|at| reader.duration(at))
+    {
+        read.mesh.protocol_detection_timeout = timeout;
     }
     read.cni = fields.get("cni").and_then(|at| reader.flag(at));
     if let Some(proxy) = fields.get("proxy").and_then(|at| proxy(reader, at)) {

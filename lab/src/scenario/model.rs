@@ -64,6 +64,9 @@ pub struct Mesh {
     pub inbound: InboundCluster,
     /// Attempts after the first, in Istio's default retry policy; 0 turns it off.
     pub retries: u32,
+    /// How long a sidecar waits for a client's first bytes to tell its protocol by (`protocolDetectionTimeout`); zero = for
+    /// ever.
+    pub protocol_detection_timeout: Duration,
     /// The data plane of sidecars whose pods name none.
     pub proxy: ProxyKind,
     /// Worker threads of each data plane (`proxyConfig.concurrency`).

@@ -145,7 +145,7 @@ pub fn schema() -> Value {
             "name": text, "description": text,
             "clock": object(json!({ "scale": { "type": "number", "exclusiveMinimum": 0, "maximum": 1 } }), &["scale"]),
             "mesh": object(json!({ "cni": flag, "outboundTrafficPolicy": { "enum": ["ALLOW_ANY", "REGISTRY_ONLY"] },
-                "proxy": proxy, "inbound": { "enum": ["pod-ip", "localhost"] }, "retries": number,
+                "proxy": proxy, "inbound": { "enum": ["pod-ip", "localhost"] }, "retries": number, "protocolDetectionTimeout": duration,
                 "concurrency": { "type": "integer", "minimum": 1, "maximum": 65535 },
                 "accessLogFile": { "enum": ["/dev/stdout", ""] }, "ipFamilies": families,
                 "interception": interception }), &[]),

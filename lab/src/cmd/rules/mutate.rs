@@ -287,6 +287,7 @@ async fn all(args: &Args, cases: &[Case]) -> Result<Exit, Exit> {
             }
         }
     }
+    drop(signals);
     reports.sort_by_key(|(at, _)| *at);
     let reports: Vec<MutantReport> = reports.into_iter().map(|(_, report)| report).collect();
     terminal::print(&match args.output {

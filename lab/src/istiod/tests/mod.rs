@@ -110,6 +110,7 @@ pub(super) fn bookinfo() -> Registry {
         allow_any: true,
         inbound_to_pod_ip: true,
         retries: 2,
+        protocol_detection_ms: 0,
         access_log: true,
         services: services(),
         proxies: vec![proxy("productpage-v1", 10), proxy("reviews-v1", 11)],
