@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 1, 1);
 
 fuzz_target!(|bytes: &[u8]| {
-    let records = Records::new(&[("reviews".to_owned(), ADDRESS)]);
+    let records = Records::new(&[("reviews".to_owned(), ADDRESS.into())]);
     let Some(reply) = records.reply(bytes) else { return };
     let question = Message::from_vec(bytes).expect("what was answered is a message");
     let answer = Message::from_vec(&reply).expect("the answer is a message");
