@@ -84,6 +84,11 @@ fn each_mistake_is_told_at_its_place() {
     refused("{proxy: envoy,", "{proxy: envoi,", "did you mean `envoy`?");
     refused("proxy: builtin", "proxy: nginx", "is none of: builtin, envoy");
     refused("concurrency: 2", "concurrency: 0", "worker threads, from 1");
+    refused(
+        "concurrency: 2",
+        "protocolDetectionTimeout: 500us",
+        "not a whole number of milliseconds",
+    );
     refused("host: web, subsets", "host: wep, subsets", "did you mean `web`?");
     refused("subset: v1}}]", "subset: v9}}]", "has no subset `v9`");
     refused("timeout: 500ms}]", "timeout: 500}]", "is not a duration");
