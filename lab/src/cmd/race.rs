@@ -329,20 +329,8 @@ mod tests {
 
     fn step(name: &str, result: Outcome, note: &str) -> StepReport {
         StepReport {
-            name: name.to_owned(),
-            result,
-            seconds: 0.0,
-            line: 1,
-            column: 1,
-            outcome: None,
-            status: None,
-            flags: None,
-            path: Vec::new(),
-            findings: Vec::new(),
-            article: None,
             notes: vec![note.to_owned()],
-            answer: None,
-            inner: Vec::new(),
+            ..StepReport::bare(name, result)
         }
     }
 

@@ -127,6 +127,29 @@ pub struct StepReport {
     pub inner: Vec<StepReport>,
 }
 
+#[cfg(test)]
+impl StepReport {
+    /// A step that ended so, and nothing else of it.
+    pub(crate) fn bare(name: &str, result: Outcome) -> Self {
+        Self {
+            name: name.to_owned(),
+            result,
+            seconds: 0.0,
+            line: 1,
+            column: 1,
+            outcome: None,
+            status: None,
+            flags: None,
+            path: Vec::new(),
+            findings: Vec::new(),
+            article: None,
+            notes: Vec::new(),
+            answer: None,
+            inner: Vec::new(),
+        }
+    }
+}
+
 /// What a request got, whole, and what the sidecars along its way logged.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AnswerReport {
