@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::net::unix::pipe;
 
 use super::lab::Lab;
+use crate::observe;
 use crate::scenario::model::PodId;
 
 /// Lines kept of each container.
@@ -86,11 +87,15 @@ pub(super) async fn keep(
         };
         let line = String::from_utf8_lossy(&line);
         if role == "agent" && stream == Stream::Stdout && line.starts_with('{') {
-            if let Err(error) = lab.observer.add_log_line(&lab.scenario.pod(id).name, &line) {
-                lab.watched.fail(super::chain(&error));
-                return;
+            match lab.observer.add_log_line(&lab.scenario.pod(id).name, &line) {
+                Ok(()) => continue,
+                // What it would have told stays unobserved.
+                Err(observe::Error::AccessLog(error)) if error.is_cut() => {}
+                Err(error) => {
+                    lab.watched.fail(super::chain(&error));
+                    return;
+                }
             }
-            continue;
         }
         lab.tails
             .borrow_mut()

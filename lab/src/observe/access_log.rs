@@ -30,6 +30,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The line ends before its object does: its writer was killed as it wrote.
+    pub fn is_cut(&self) -> bool {
+        matches!(self, Self::NotJson { source, .. } if source.is_eof())
+    }
+}
+
 /// One entry: a request (HTTP) or a connection (TCP) that a listener served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
@@ -173,6 +180,17 @@ mod tests {
         let entry = parse("a", line).unwrap();
         assert!(entry.response_flags.is_empty());
         assert_eq!(entry.response_code, None);
+    }
+
+    #[test]
+    fn a_line_whose_writer_was_killed_is_cut() {
+        let line = r#"{"downstream_remote_address":"10.244.0.5:4242","response_code":200,"route_name":null}"#;
+        for end in 1..line.len() {
+            assert!(parse("a", &line[..end]).unwrap_err().is_cut(), "{}", &line[..end]);
+        }
+        for other in ["{}", "starting", &format!("{}{line}", &line[..40])] {
+            assert!(!parse("a", other).unwrap_err().is_cut(), "{other}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The data plane's process: started when it may, started again when it ends, ended with the agent.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Write as _};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,7 @@ pub(super) async fn run(
                     (false, pause) => (pause * 2).min(LONGEST_PAUSE),
                 };
                 shared.turn(false);
+                end_line();
                 let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 let restart_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
                 shared.events.tell(&json!({ "event": "data-plane-exited", "status": status, "restart_in_ms": restart_in_ms }));
@@ -60,6 +61,12 @@ pub(super) async fn run(
             () = &mut stop => return Ok(()),
         }
     }
+}
+
+/// A data plane that was killed may have been writing a line of its access log: what the next one writes is another line.
+fn end_line() {
+    // Nobody reading it is no reason to stop.
+    drop(io::stdout().lock().write_all(b"\n"));
 }
 
 /// Waits until the data plane may be started.
