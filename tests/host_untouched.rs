@@ -63,16 +63,15 @@ fn interrupted_at_any_moment() {
         let below = descendants(child.id());
         // Nobody reads its output, so at the last moments it may be blocked by that; and a signal between its last lab
         // and its output is one that came too late.
-        let status = loop {
+        let pressed = std::iter::repeat_with(|| {
             kill(pid(&child), Signal::SIGINT).unwrap();
             let patience = Instant::now() + Duration::from_secs(5);
-            let ended = std::iter::repeat_with(|| child.try_wait().unwrap())
+            std::iter::repeat_with(|| child.try_wait().unwrap())
                 .inspect(|_| std::thread::yield_now())
-                .find(|ended| ended.is_some() || Instant::now() > patience);
-            if let Some(status) = ended.flatten() {
-                break status;
-            }
-        };
+                .find(|ended| ended.is_some() || Instant::now() > patience)
+                .flatten()
+        });
+        let status = pressed.take(4).flatten().next().expect("Ctrl-C ends it");
         // A signal before `lab` catches it, or when it has no lab any more, ends it as it ends any process.
         let ended_by_signal = std::os::unix::process::ExitStatusExt::signal(&status) == Some(2);
         assert!(
