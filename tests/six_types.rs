@@ -38,17 +38,22 @@ fn seen(document: &Value) -> (Vec<Type>, Vec<Way>) {
         if let Some(article) = step["article"].as_str() {
             article.trim().clone_into(&mut types[number - 1].article);
         }
-        let at = ways.iter().position(|known| known.name == way).unwrap_or_else(|| {
-            ways.push(Way {
-                name: way.to_owned(),
-                paths: Vec::new(),
+        let at = ways
+            .iter()
+            .position(|known| known.name == way)
+            .unwrap_or_else(|| {
+                ways.push(Way {
+                    name: way.to_owned(),
+                    paths: Vec::new(),
+                });
+                ways.len() - 1
             });
-            ways.len() - 1
-        });
         let pod = way.to_ascii_lowercase().replace(", ipv", "-").replace(", ", "-");
         let path = step["path"].as_array().unwrap();
         let own = path.iter().filter(|leg| leg["pod"] == pod);
-        let legs: Vec<String> = own.map(|leg| in_iptables(leg["text"].as_str().unwrap())).collect();
+        let legs: Vec<String> = own
+            .map(|leg| in_iptables(leg["text"].as_str().unwrap()))
+            .collect();
         assert!(!legs.is_empty(), "{step:#}");
         assert_eq!(ways[at].paths.len(), number - 1, "types in order: {step:#}");
         ways[at].paths.push(legs);
@@ -72,9 +77,7 @@ fn in_iptables(leg: &str) -> String {
 /// The rules of `ISTIO_OUTPUT` that a text names, in its order: `ISTIO_OUTPUT RULE 9` or `ISTIO_OUTPUT#9`.
 fn output_rules(text: &str) -> String {
     let after = text.split("ISTIO_OUTPUT").skip(1).filter_map(|rest| {
-        let number = rest
-            .strip_prefix(" RULE ")
-            .or_else(|| rest.strip_prefix('#'))?;
+        let number = rest.strip_prefix(" RULE ").or_else(|| rest.strip_prefix('#'))?;
         let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
         Some(format!("#{digits}"))
     });
@@ -107,11 +110,20 @@ fn page(types: &[Type], ways: &[Way]) -> String {
     let articles: Vec<String> = types.iter().map(|one| output_rules(&one.article)).collect();
     writeln!(text, "| the article | {} |", articles.join(" | ")).unwrap();
     for way in ways {
-        let numbers: Vec<String> = way.paths.iter().map(|legs| output_rules(&legs.join("; "))).collect();
+        let numbers: Vec<String> = way
+            .paths
+            .iter()
+            .map(|legs| output_rules(&legs.join("; ")))
+            .collect();
         writeln!(text, "| {} | {} |", way.name, numbers.join(" | ")).unwrap();
     }
     for (number, one) in types.iter().enumerate() {
-        write!(text, "\n## {}\n\nThe article:\n\n```text\n{}\n```\n", one.title, one.article).unwrap();
+        write!(
+            text,
+            "\n## {}\n\nThe article:\n\n```text\n{}\n```\n",
+            one.title, one.article
+        )
+        .unwrap();
         let mut groups: Vec<(&[String], Vec<&str>)> = Vec::new();
         for way in ways {
             let path = way.paths[number].as_slice();
@@ -121,7 +133,13 @@ fn page(types: &[Type], ways: &[Way]) -> String {
             }
         }
         for (path, names) in groups {
-            write!(text, "\n{}:\n\n```text\n{}\n```\n", names.join("; "), path.join("\n")).unwrap();
+            write!(
+                text,
+                "\n{}:\n\n```text\n{}\n```\n",
+                names.join("; "),
+                path.join("\n")
+            )
+            .unwrap();
         }
     }
     text
@@ -131,7 +149,10 @@ fn page(types: &[Type], ways: &[Way]) -> String {
 #[test]
 fn the_page_says_what_the_kernel_reports() {
     let made = ["--proxy=builtin", "--proxy=envoy"].map(|proxy| {
-        let document = Lab::shipped("interception/six-types.yaml").arg(proxy).status(0).json();
+        let document = Lab::shipped("interception/six-types.yaml")
+            .arg(proxy)
+            .status(0)
+            .json();
         let (types, ways) = seen(&document);
         assert_eq!(types.len(), 6);
         assert_eq!(ways.len(), 8);
@@ -146,5 +167,8 @@ fn the_page_says_what_the_kernel_reports() {
         return;
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(kept == made[0], "docs/six-types.md is not what was just seen: run ./x six-types");
+    assert!(
+        kept == made[0],
+        "docs/six-types.md is not what was just seen: run ./x six-types"
+    );
 }
