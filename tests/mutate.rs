@@ -103,6 +103,24 @@ fn one_pod_alone_and_rules_of_nft() {
     assert_eq!(mutants[0]["table"], "istio-proxy-nat");
 }
 
+/// A step over IPv6 holds to IPv6's rules: IPv4's in each other's place are nothing to it.
+#[test]
+fn a_swap_is_of_one_family() {
+    let case = Case::new(
+        "name: both\nmesh: {ipFamilies: [IPv4, IPv6]}\n\
+        pods:\n  - {name: web, containers: [{name: web, app: {http: 8080}}]}\n\
+        \x20 - {name: client, sidecar: false, containers: [{name: client}]}\n\
+        steps:\n  - {name: six, request: {from: client, url: 'http://${web.ipv6}:15020/healthz/ready', timeout: 1s}, \
+        expect: {path: {web: ['PREROUTING -> ISTIO_INBOUND#4 -> INPUT -> agent:15020']}}}\n",
+    );
+    let document = case.lab().arg("--output=json").status(1).json();
+    let swapped = document["mutants"].as_array().unwrap().iter().filter(|mutant| {
+        mutant["chain"] == "ISTIO_INBOUND" && mutant["rule"] == 4 && mutant["change"] == "swap"
+    });
+    let results: Vec<&Value> = swapped.map(|mutant| &mutant["result"]).collect();
+    assert_eq!(results, ["missed", "noticed"], "{document:#}");
+}
+
 #[test]
 fn people_read_what_is_not_defended() {
     let Ended { stdout, .. } = Case::new(INBOUND).lab().arg("--only=web").status(1);

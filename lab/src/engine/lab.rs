@@ -23,6 +23,7 @@ use crate::net::tproxy::{self, Routes};
 use crate::observe::{Lookup, Observer, Origin, Protocol, Role};
 use crate::plan::Plan;
 use crate::scenario::model::{Gate, PodId, RulesRerun, Scenario};
+use crate::scenario::mutate::Swap;
 use crate::world::node::Node;
 use crate::world::pod::PodSpace;
 use crate::world::process;
@@ -30,6 +31,8 @@ use crate::world::process;
 /// A running lab.
 pub(super) struct Lab {
     pub(super) scenario: Scenario,
+    /// Rules that `lab rules mutate` has put in each other's place.
+    pub(super) swaps: Vec<Swap>,
     pub(super) plan: Plan,
     pub(super) watched: Watched,
     pub(super) observer: Observer,
@@ -83,6 +86,7 @@ impl Lab {
         } = parts;
         Rc::new(Self {
             watched: Watched::new(&scenario),
+            swaps: scenario.swaps(),
             scenario,
             plan,
             observer,

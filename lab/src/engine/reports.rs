@@ -6,13 +6,31 @@ use crate::observe::{self, ObservedHop, ObservedLeg};
 use crate::path::{End, Hop, Position};
 use crate::report::{FindingReport, HopReport, LegReport, Outcome, StepReport};
 use crate::scenario::model::Step;
+use crate::scenario::mutate::Swap;
 use crate::verdict::{Finding, Seen, SeenLeg, Verdict};
 
-/// The part of a leg that is compared.
-pub(super) fn seen_leg(leg: &ObservedLeg) -> SeenLeg {
+/// The part of a leg that is compared, with the numbers that its rules have where none has changed its place.
+pub(super) fn seen_leg(leg: &ObservedLeg, swaps: &[Swap]) -> SeenLeg {
+    let swap = swaps.iter().find(|swap| swap.pod == leg.pod());
+    let hops = leg.hops().iter().filter(|hop| !hop.is_hidden()).map(|observed| {
+        let mut hop = observed.hop().clone();
+        if let (
+            Some(swap),
+            Some(family),
+            Some(table),
+            Hop::Rule {
+                chain,
+                position: Position::Rule(number),
+            },
+        ) = (swap, observed.family(), observed.table(), &mut hop)
+        {
+            *number = swap.number(family, table, chain, *number);
+        }
+        hop
+    });
     SeenLeg {
         pod: leg.pod().to_owned(),
-        hops: leg.shown(),
+        hops: hops.collect(),
         reused: leg.reused(),
     }
 }

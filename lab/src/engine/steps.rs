@@ -61,16 +61,14 @@ impl Done {
 impl From<Answer> for Done {
     fn from(answer: Answer) -> Self {
         let Answer {
-            mut seen,
+            seen,
             collected,
             notes,
             told,
         } = answer;
-        let legs = collected.legs;
-        seen.legs = legs.iter().map(reports::seen_leg).collect();
         Self {
             seen,
-            legs,
+            legs: collected.legs,
             notes,
             answer: Some(told),
             inner: Vec::new(),
@@ -105,6 +103,8 @@ type Judged = Result<Verdict, String>;
 async fn attempt(lab: &Rc<Lab>, step: &Step, alone: bool) -> (Done, Judged) {
     match act(lab, step, alone).await {
         Ok(mut done) => {
+            let legs = done.legs.iter();
+            done.seen.legs = legs.map(|leg| reports::seen_leg(leg, &lab.swaps)).collect();
             done.seen.pods = facts::of(lab, &step.expect);
             let verdict = verdict::judge(&lab.scenario, &expected(lab, step), &done.seen);
             (done, Ok(verdict))
@@ -375,11 +375,7 @@ async fn connection(lab: &Rc<Lab>, from: Target, port: u16, limit: Duration) -> 
     let legs = within(limit, &what, found)
         .await
         .map_err(|error| error.to_string())??;
-    let seen = Seen {
-        legs: legs.iter().map(reports::seen_leg).collect(),
-        ..Seen::default()
-    };
-    Ok(Done::of(seen, legs))
+    Ok(Done::of(Seen::default(), legs))
 }
 
 async fn exec(lab: &Rc<Lab>, from: &Actor, command: &[String], limit: Duration) -> Result<Done, String> {

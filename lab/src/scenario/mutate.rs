@@ -1,12 +1,14 @@
 //! A scenario one of whose rules is changed: do its steps notice?
 
+use std::num::NonZeroU16;
+
 use iptables::generate::generate;
 use iptables::mutate::{Change, Mutation, mutations};
-use iptables::ruleset::Ruleset;
+use iptables::render::nft;
+use iptables::ruleset::{Family, Ruleset};
 use serde::{Deserialize, Serialize};
 
-use super::model::{Action, Expect, Pod, PodId, Scenario, Step};
-use crate::path::{Hop, HopPattern, Position};
+use super::model::{Pod, PodId, Scenario};
 
 /// A change of the generated rules of some pods, whose rules are the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,63 +64,59 @@ impl Scenario {
         groups
     }
 
-    /// Changes the rules of pods. What is expected of the pods is told of the same rules at their new places: only a
-    /// packet that another rule decides makes a difference.
+    /// Changes the rules of pods.
     pub fn mutate(&mut self, mutant: &Mutant) {
         for &index in &mutant.pods {
-            let Some(mutation) = self.pods.get(index).and_then(|pod| {
-                let ruleset = generated(pod)?;
-                mutations(&ruleset).into_iter().nth(mutant.number)
-            }) else {
-                continue;
-            };
-            if let Some(sidecar) = self.pods[index].sidecar.as_mut() {
+            let known = self.pods.get(index).and_then(generated);
+            let is_there = known.is_some_and(|ruleset| mutant.number < mutations(&ruleset).len());
+            if let Some(sidecar) = self.pods[index].sidecar.as_mut().filter(|_| is_there) {
                 sidecar.mutation = Some(mutant.number);
             }
-            if mutation.change == Change::Swap {
-                for step in &mut self.steps {
-                    swap_in(step, PodId(index), &mutation);
-                }
-            }
         }
+    }
+
+    /// The pods two of whose rules have changed places, by name.
+    pub fn swaps(&self) -> Vec<Swap> {
+        let swap = |pod: &Pod| {
+            let number = pod.sidecar.as_ref()?.mutation?;
+            let mutation = mutations(&generated(pod)?).into_iter().nth(number)?;
+            (mutation.change == Change::Swap).then(|| Swap {
+                pod: pod.name.clone(),
+                mutation,
+            })
+        };
+        self.pods.iter().filter_map(swap).collect()
     }
 }
 
-fn swap_in(step: &mut Step, pod: PodId, mutation: &Mutation) {
-    if let Action::Parallel(steps) | Action::Repeat { steps, .. } = &mut step.action {
-        for inner in steps {
-            swap_in(inner, pod, mutation);
+/// Two neighbouring rules of a pod in each other's place.
+#[derive(Debug, Clone)]
+pub struct Swap {
+    /// The pod's name.
+    pub pod: String,
+    mutation: Mutation,
+}
+
+impl Swap {
+    /// The number that a rule has where nothing is changed. What is expected of a pod is told of its rules, wherever they
+    /// stand: only a packet that another rule decides makes a difference. `family` and `table` are as nft names them.
+    pub fn number(&self, family: &str, table: &str, chain: &str, number: NonZeroU16) -> NonZeroU16 {
+        let of = &self.mutation;
+        let (own_family, own_table) = match of.family {
+            Family::V4 => ("ip", of.chain.table().to_string()),
+            Family::V6 => ("ip6", of.chain.table().to_string()),
+            Family::Inet => ("inet", nft::table_name(of.chain.table())),
+        };
+        if (family, table, chain) != (own_family, own_table.as_str(), of.chain.name()) {
+            return number;
         }
-    }
-    let Expect {
-        path,
-        contains,
-        never,
-        ..
-    } = &mut step.expect;
-    let legs = path.iter_mut().filter(|(of, _)| *of == pod);
-    let legs = legs.flat_map(|(_, legs)| legs.iter_mut().map(|leg| &mut leg.hops));
-    let parts = contains.iter_mut().filter(|(of, _)| *of == pod);
-    let parts = parts.flat_map(|(_, parts)| parts.iter_mut());
-    let hops = never
-        .iter_mut()
-        .filter(|(of, _)| *of == pod)
-        .map(|(_, hops)| hops);
-    for hop in legs.chain(parts).chain(hops).flatten() {
-        if let HopPattern::Exactly(Hop::Rule {
-            chain,
-            position: Position::Rule(number),
-        }) = hop
-            && chain == mutation.chain.name()
-        {
-            let first = mutation.position.get();
-            let other = match usize::from(number.get()) {
-                at if at == first => number.checked_add(1),
-                at if at == first + 1 => std::num::NonZeroU16::new(number.get() - 1),
-                _ => None,
-            };
-            *number = other.unwrap_or(*number);
-        }
+        let first = of.position.get();
+        let other = match usize::from(number.get()) {
+            at if at == first => number.checked_add(1),
+            at if at == first + 1 => NonZeroU16::new(number.get() - 1),
+            _ => None,
+        };
+        other.unwrap_or(number)
     }
 }
 
@@ -134,10 +132,7 @@ mod tests {
         \x20 - {name: none, interception: {mode: NONE}, containers: [{name: none}]}\n\
         \x20 - {name: client, sidecar: false, containers: [{name: client}]}\n\
         steps:\n\
-        \x20 - parallel:\n\
-        \x20     - request: {from: client, url: 'http://${a.ip}/'}\n\
-        \x20       expect: {path: {a: [PREROUTING -> ISTIO_INBOUND#4, PREROUTING -> ISTIO_INBOUND#5 -> ISTIO_OUTPUT#4], \
-        b: [PREROUTING -> ISTIO_INBOUND#4]}, contains: {a: [ISTIO_INBOUND#3 -> ISTIO_INBOUND#5]}, never: {a: [ISTIO_INBOUND#4]}}\n";
+        \x20 - request: {from: client, url: 'http://${a.ip}/'}\n";
 
     fn scenario() -> Scenario {
         parse("s.yaml", TEXT)
@@ -161,34 +156,37 @@ mod tests {
     }
 
     #[test]
-    fn expectations_follow_rules_that_change_places() {
+    fn rules_that_changed_places_are_known_by_their_old_numbers() {
         let mut scenario = scenario();
         let all = mutations(&generated(scenario.pod(PodId(0))).unwrap());
         let number = all
             .iter()
             .position(|it| it.change == Change::Swap && it.chain.name() == "ISTIO_INBOUND")
             .unwrap();
+        assert_eq!(scenario.swaps().len(), 0);
         scenario.mutate(&Mutant {
             pods: vec![0],
             number,
         });
-        let Action::Parallel(steps) = &scenario.steps[0].action else {
-            panic!("{:?}", scenario.steps);
-        };
-        let expect = &steps[0].expect;
-        let legs = |of: usize| -> Vec<String> { expect.path[of].1.iter().map(ToString::to_string).collect() };
-        assert_eq!(
-            legs(0),
-            [
-                "PREROUTING -> ISTIO_INBOUND#5",
-                "PREROUTING -> ISTIO_INBOUND#4 -> ISTIO_OUTPUT#4"
-            ]
-        );
-        assert_eq!(legs(1), ["PREROUTING -> ISTIO_INBOUND#4"]);
-        assert_eq!(expect.contains[0].1[0][1].to_string(), "ISTIO_INBOUND#4");
-        assert_eq!(expect.never[0].1[0].to_string(), "ISTIO_INBOUND#5");
         let rules = |pod: usize| changed(&scenario.pods[pod]).unwrap();
         assert_ne!(rules(0), rules(1));
         assert_eq!(rules(1), generated(&scenario.pods[1]).unwrap());
+        let swaps = scenario.swaps();
+        assert_eq!(
+            swaps.iter().map(|swap| swap.pod.as_str()).collect::<Vec<_>>(),
+            ["a"]
+        );
+        let old = |family, table, chain, number| {
+            let number = NonZeroU16::new(number).unwrap();
+            swaps[0].number(family, table, chain, number).get()
+        };
+        assert_eq!(
+            [3, 4, 5].map(|at| old("ip", "nat", "ISTIO_INBOUND", at)),
+            [3, 5, 4]
+        );
+        // The other family's, another table's, and another chain's are where they were.
+        assert_eq!(old("ip6", "nat", "ISTIO_INBOUND", 4), 4);
+        assert_eq!(old("ip", "mangle", "ISTIO_INBOUND", 4), 4);
+        assert_eq!(old("ip", "nat", "ISTIO_OUTPUT", 4), 4);
     }
 }
