@@ -227,34 +227,39 @@ fn the_sidecar_has_one_capability_and_is_istios_user() {
 
 #[test]
 fn the_marks_route_is_there_once_however_often_the_rules_are_installed() {
-    let look = "ip rule list lookup 133; ip route show table 133; ip rule list | wc -l";
-    let step = format!(
-        "  - {{name: look, exec: {{from: web-v1, command: [sh, -c, '{look}']}}, expect: {{body: {{contains: '?!'}}}}}}\n"
-    );
-    let again = "  - {rules: {pod: web-v1, again: verify}}\n";
-    let text = pods(
-        "",
-        "interception: {mode: TPROXY},",
-        "",
-        &format!("{step}{again}{step}"),
-    );
-    let document = Lab::scenario(text).arg("--output=json").status(1).json();
-    let steps = document["scenarios"][0]["steps"].as_array().unwrap();
-    let seen = |step: usize| steps[step]["expected"][0]["observed"][0].as_str().unwrap();
-    assert!(
-        seen(0).contains("from all fwmark 0x539 lookup 133"),
-        "{}",
-        seen(0)
-    );
-    assert!(seen(0).contains("local default dev lo"), "{}", seen(0));
-    // The kernel's own three, and this one.
-    assert_eq!(
-        seen(0).lines().rfind(|line| !line.is_empty()),
-        Some("4"),
-        "{}",
-        seen(0)
-    );
-    assert_eq!(seen(0), seen(2));
+    for backend in ["iptables", "nftables"] {
+        let again = "  - {rules: {pod: web-v1, again: verify}}\n";
+        let look = |ip: &str| {
+            let look =
+                format!("{ip} rule list lookup 133; {ip} route show table 133; {ip} rule list | wc -l");
+            format!(
+                "  - {{name: look, exec: {{from: web-v1, command: [sh, -c, '{look}']}}, expect: {{body: {{contains: '?!'}}}}}}\n"
+            )
+        };
+        let both = look("ip") + &look("ip -6");
+        let own = format!("interception: {{mode: TPROXY, backend: {backend}}},");
+        let text = pods(
+            "ipFamilies: [IPv4, IPv6]",
+            &own,
+            "",
+            &format!("{both}{again}{both}"),
+        );
+        let document = Lab::scenario(text).arg("--output=json").status(1).json();
+        let steps = document["scenarios"][0]["steps"].as_array().unwrap();
+        let seen = |step: usize| steps[step]["expected"][0]["observed"][0].as_str().unwrap();
+        // The kernel has three rules of its own in IPv4, two in IPv6.
+        for (step, rules) in [(0, "4"), (1, "3")] {
+            let lines = seen(step);
+            assert!(lines.contains("from all fwmark 0x539 lookup 133"), "{lines}");
+            assert!(lines.contains("local default dev lo"), "{lines}");
+            assert_eq!(
+                lines.lines().rfind(|line| !line.is_empty()),
+                Some(rules),
+                "{lines}"
+            );
+            assert_eq!(lines, seen(step + 3), "{backend}");
+        }
+    }
 }
 
 /// In IPv6 the kernel knows a way back from `::1`, so what IPv4 leaves unanswered goes round until somebody gives up. The
