@@ -20,6 +20,10 @@ conformance *args:
 coverage:
     ./x coverage
 
+# the article beside the kernel, in every mode, back end and family: writes docs/six-types.md
+six-types:
+    ./x six-types
+
 # the benchmarks
 bench *args:
     ./x bench {{args}}
