@@ -326,9 +326,9 @@ fn options() -> impl Strategy<Value = Interception> {
     })
 }
 
-/// Shows a tool the rules of random configurations; one that is refused is made as small as it can be, and told with its
+/// Shows a tool the rules of random configurations, and gives their number; one that is refused is made as small as it can be, and told with its
 /// rules and the tool's words.
-fn shown(texts: impl Fn(Interception) -> Vec<(&'static [&'static str], String)>) {
+fn shown(texts: impl Fn(Interception) -> Vec<(&'static [&'static str], String)>) -> u32 {
     let namespace = Namespace::new();
     let cases = configurations();
     let mut runner = TestRunner::new(Config {
@@ -349,13 +349,13 @@ fn shown(texts: impl Fn(Interception) -> Vec<(&'static [&'static str], String)>)
         }
         Ok(())
     });
-    result.unwrap_or_else(|error| panic!("{error}"));
-    println!("the rules of {cases} configurations were taken");
+    assert!(result.is_ok(), "{}", result.unwrap_err());
+    cases
 }
 
 #[test]
 fn whatever_the_options_the_tool_takes_the_rules() {
-    shown(|options| {
+    let cases = shown(|options| {
         let ruleset = generate(&options);
         std::vec![
             (
@@ -368,11 +368,12 @@ fn whatever_the_options_the_tool_takes_the_rules() {
             ),
         ]
     });
+    println!("{cases} configurations: iptables-restore and ip6tables-restore took all rules");
 }
 
 #[test]
 fn whatever_the_options_nft_takes_the_rules() {
-    shown(|options| {
+    let cases = shown(|options| {
         let options = Interception {
             backend: Backend::Nftables,
             ..options
@@ -382,6 +383,7 @@ fn whatever_the_options_nft_takes_the_rules() {
             nft::render(&generate(&options))
         )]
     });
+    println!("{cases} configurations: nft took all rules");
 }
 
 #[test]
