@@ -117,8 +117,10 @@ fn a_swap_is_of_one_family() {
     let swapped = document["mutants"].as_array().unwrap().iter().filter(|mutant| {
         mutant["chain"] == "ISTIO_INBOUND" && mutant["rule"] == 4 && mutant["change"] == "swap"
     });
-    let results: Vec<&Value> = swapped.map(|mutant| &mutant["result"]).collect();
-    assert_eq!(results, ["missed", "noticed"], "{document:#}");
+    let results: Vec<[&str; 2]> = swapped
+        .map(|mutant| ["family", "result"].map(|field| mutant[field].as_str().unwrap()))
+        .collect();
+    assert_eq!(results, [["ip", "missed"], ["ip6", "noticed"]], "{document:#}");
 }
 
 #[test]

@@ -18,7 +18,9 @@ pub struct MutantReport {
     pub scenario: String,
     /// The pods whose rules were changed.
     pub pods: Vec<String>,
-    /// The rule's table.
+    /// The rule's family, as nft names it.
+    pub family: &'static str,
+    /// Its table.
     pub table: String,
     /// Its chain.
     pub chain: String,
@@ -96,6 +98,7 @@ pub fn line(report: &MutantReport) -> String {
 fn change(report: &MutantReport) -> String {
     let MutantReport {
         scenario,
+        family,
         table,
         chain,
         rule,
@@ -107,7 +110,9 @@ fn change(report: &MutantReport) -> String {
     } else {
         "dropped".to_owned()
     };
-    format!("{scenario}: {table} {chain}#{rule} {what}")
+    // IPv4's, and those that are both's, go without saying.
+    let family = if *family == "ip6" { "ip6 " } else { "" };
+    format!("{scenario}: {family}{table} {chain}#{rule} {what}")
 }
 
 /// The lines that close a run: what no step defends.
@@ -152,8 +157,8 @@ pub fn summary(reports: &[MutantReport]) -> String {
 /// All of it as one document.
 pub fn document(reports: &[MutantReport]) -> Value {
     let one = |report: &MutantReport| {
-        json!({ "file": report.file, "scenario": report.scenario, "pods": report.pods, "table": report.table,
-            "chain": report.chain, "rule": report.rule, "text": report.text,
+        json!({ "file": report.file, "scenario": report.scenario, "pods": report.pods, "family": report.family,
+            "table": report.table, "chain": report.chain, "rule": report.rule, "text": report.text,
             "change": if report.is_swap { "swap" } else { "drop" }, "result": report.fate.name(),
             "because": report.fate.because(), "seconds": (report.seconds * 1e3).round() / 1e3 })
     };

@@ -308,6 +308,11 @@ fn report(case: &Case, wanted: &Wanted, seconds: f64, fate: Fate) -> MutantRepor
             .iter()
             .map(|pod| case.scenario.pod(*pod).name.clone())
             .collect(),
+        family: match mutation.family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+            Family::Inet => "inet",
+        },
         table: match mutation.family {
             Family::Inet => nft::table_name(mutation.chain.table()),
             Family::V4 | Family::V6 => mutation.chain.table().to_string(),
