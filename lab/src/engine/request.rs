@@ -136,7 +136,7 @@ async fn quiet(lab: &Lab) {
 fn told(result: wire::Result, collected: &Collected) -> AnswerReport {
     let log = collected.entries.iter().map(|entry| LogReport {
         pod: entry.pod.clone(),
-        fields: entry.fields.clone(),
+        fields: entry.fields(),
     });
     AnswerReport {
         error: result.error,
