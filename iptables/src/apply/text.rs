@@ -3,11 +3,10 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::{
-    Error, Snapshot, Spawn, Tool, failed, feed, read, refuse_group_names, refused_by_nft, refused_line, run,
-};
-use crate::render::{Line, nft};
-use crate::ruleset::{Family, Ruleset};
+use super::invoke::{failed, feed, refused_by_nft, refused_line, run};
+use super::{Error, Snapshot, Spawn, Tool, read};
+use crate::render::Line;
+use crate::ruleset::Family;
 
 /// The option that names such a text.
 const OPTION: &str = "customRules";
@@ -55,12 +54,6 @@ pub async fn nft_text(nft: &Path, text: &str, doing: Doing, spawn: Spawn<'_>) ->
     feed(nft, &arguments, &lines(text), spawn, refused_by_nft)
         .await
         .map_err(of_text)
-}
-
-/// Loads `ruleset` by `nft` as Istio does: its tables are emptied first, so a second time changes nothing.
-pub async fn load_nft(nft: &Path, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<(), Error> {
-    refuse_group_names(ruleset)?;
-    super::feed_nft(nft, &nft::lines(ruleset), spawn).await
 }
 
 /// The rules of these families that are there, in the kernel's order.
@@ -138,14 +131,6 @@ pub async fn read_nft(nft: &Path, except: &str, spawn: Spawn<'_>) -> Result<Snap
         )
     };
     Ok(Snapshot(rules.iter().map(line).collect()))
-}
-
-impl Snapshot {
-    /// Whether no rule is there.
-    pub fn has_no_rule(&self) -> bool {
-        let is_rule = |line: &String| line.starts_with("-A ") || line.starts_with("add rule ");
-        !self.0.iter().any(is_rule)
-    }
 }
 
 fn lines(text: &str) -> Vec<Line<'static>> {
