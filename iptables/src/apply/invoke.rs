@@ -68,7 +68,17 @@ pub(super) fn refused_by_nft(said: &str) -> Option<usize> {
     parts.next()?.parse().ok()
 }
 
-pub(super) fn failed(program: &Path, output: &Output) -> Error {
+/// What a tool that needs no input prints.
+pub(super) async fn printed(program: &Path, arguments: &[&OsStr], spawn: Spawn<'_>) -> Result<String, Error> {
+    let output = run(program, arguments, String::new(), spawn).await?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(failed(program, &output))
+    }
+}
+
+fn failed(program: &Path, output: &Output) -> Error {
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Error::Failed {
         program: program.to_owned(),
@@ -77,12 +87,7 @@ pub(super) fn failed(program: &Path, output: &Output) -> Error {
     }
 }
 
-pub(super) async fn run(
-    program: &Path,
-    arguments: &[&OsStr],
-    input: String,
-    spawn: Spawn<'_>,
-) -> Result<Output, Error> {
+async fn run(program: &Path, arguments: &[&OsStr], input: String, spawn: Spawn<'_>) -> Result<Output, Error> {
     let failed = |what| {
         move |source| Error::Run {
             what,

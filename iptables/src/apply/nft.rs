@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::invoke::{failed, feed, refused_by_nft, run};
+use super::invoke::{feed, printed, refused_by_nft};
 use super::{Error, Installed, Others, Snapshot, Spawn, refuse_group_names, verify};
 use crate::render::{Line, nft};
 use crate::ruleset::Ruleset;
@@ -87,12 +87,9 @@ fn without_tables<'a>() -> Vec<Line<'a>> {
 /// The tables of Istio's layout, each line with its chain.
 async fn list_nft(nft: &Path, spawn: Spawn<'_>) -> Result<Snapshot, Error> {
     let arguments = ["--stateless", "--numeric", "list", "ruleset", "inet"].map(OsStr::new);
-    let output = run(nft, &arguments, String::new(), spawn).await?;
-    if !output.status.success() {
-        return Err(failed(nft, &output));
-    }
+    let text = printed(nft, &arguments, spawn).await?;
     let (mut lines, mut table, mut chain) = (Vec::new(), None, String::new());
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
+    for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             ["table", "inet", name, "{"] => table = nft::table_names().find(|own| own == name),

@@ -1,6 +1,6 @@
 //! The kernel's rules, read back and compared.
 
-use super::invoke::{failed, run};
+use super::invoke::printed;
 use super::{Error, Spawn, Tool};
 use crate::ruleset::Family;
 
@@ -62,12 +62,7 @@ pub fn verify(want: &Snapshot, have: &Snapshot) -> Result<(), Error> {
 pub async fn read(tool: &Tool, families: &[Family], spawn: Spawn<'_>) -> Result<Snapshot, Error> {
     let mut kept = Vec::new();
     for &family in families {
-        let program = tool.save(family);
-        let output = run(program, &[], String::new(), spawn).await?;
-        if !output.status.success() {
-            return Err(failed(program, &output));
-        }
-        let text = String::from_utf8_lossy(&output.stdout);
+        let text = printed(tool.save(family), &[], spawn).await?;
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         // `:PREROUTING ACCEPT [12:720]`: the counters move by themselves.
         kept.extend(lines.map(|line| line.split_once(" [").map_or(line, |(chain, _)| chain).to_owned()));

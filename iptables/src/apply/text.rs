@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::invoke::{failed, feed, refused_by_nft, refused_line, run};
+use super::invoke::{feed, printed, refused_by_nft, refused_line};
 use super::{Error, Snapshot, Spawn, Tool, read};
 use crate::render::Line;
 use crate::ruleset::Family;
@@ -91,11 +91,7 @@ fn listed_by_save(family: &str, snapshot: &Snapshot) -> Vec<Listed> {
 /// The rules of all tables but `except`, as `nft` lists them, in the kernel's order.
 pub async fn list_nft(nft: &Path, except: &str, spawn: Spawn<'_>) -> Result<Vec<Listed>, Error> {
     let arguments = ["--stateless", "--numeric", "list", "ruleset"].map(OsStr::new);
-    let output = run(nft, &arguments, String::new(), spawn).await?;
-    if !output.status.success() {
-        return Err(failed(nft, &output));
-    }
-    let mut rules = listed_by_nft(&String::from_utf8_lossy(&output.stdout));
+    let mut rules = listed_by_nft(&printed(nft, &arguments, spawn).await?);
     rules.retain(|rule| rule.table != except);
     Ok(rules)
 }
