@@ -1,6 +1,7 @@
-//! The subcommands: one file each, with its clap type, its help and its `run`.
+//! The subcommands: a module each, with its clap type, its help and its `run`; `labs`: what those that start labs share.
 
 mod doctor;
+mod labs;
 mod race;
 mod rules;
 mod run;

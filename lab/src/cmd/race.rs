@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::run::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
+use super::labs::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::race::decide::{Deciding, Seen, decide};

@@ -11,7 +11,7 @@ use iptables::ruleset::{Family, Ruleset};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::super::run::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
+use super::super::labs::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
 use super::{Output, fail};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;

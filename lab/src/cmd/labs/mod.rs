@@ -1,0 +1,9 @@
+//! Labs that the host starts, watches, and takes down: what `lab run`, `lab race` and `lab rules mutate` have in common.
+
+mod drive;
+mod interruption;
+mod machine;
+
+pub(super) use drive::{Show, Steps, drive, request_of};
+pub(super) use interruption::{Signals, Stop};
+pub(super) use machine::find_envoy;

