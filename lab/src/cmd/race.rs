@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::labs::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
+use super::fail;
+use super::labs::{Show, Signals, Steps, Stop, drive, ready, request_of};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::race::decide::{Deciding, Seen, decide};
@@ -16,9 +17,7 @@ use crate::report::human::Detail;
 use crate::report::race::{RaceReport, Ran, Row, document, human};
 use crate::report::terminal;
 use crate::report::{LabError, Outcome, ScenarioReport, StepReport};
-use crate::scenario::model::ProxyKind;
 use crate::scenario::race::{Event, Race};
-use crate::world::preflight;
 
 /// Run every order in which a pod's start can go, and say what decides
 #[derive(Debug, clap::Args)]
@@ -49,43 +48,21 @@ enum Format {
     Json,
 }
 
-pub(super) fn run(args: Args) -> Exit {
+pub(super) fn run(args: Args) -> Result<Exit, Exit> {
     let (text, race) = match crate::scenario::load_race(&args.file) {
         Ok(loaded) => loaded,
         Err(error) => {
             terminal::complain(&format!("{}\n", error.render()));
-            return Exit::Usage;
+            return Err(Exit::Usage);
         }
     };
     let problem = problem(&race);
-    let (orders, kinds, chosen) = match chosen(&args, &race, &problem) {
-        Ok(chosen) => chosen,
-        Err(why) => {
-            terminal::complain(&format!("error: --replay: {why}\n"));
-            return Exit::Usage;
-        }
-    };
-    if let Err(missing) = preflight::check().and_then(|()| preflight::nft(&race.scenario)) {
-        terminal::complain(&format!("error: {missing}\n"));
-        return Exit::Machine;
-    }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            terminal::complain(&format!("error: starting the runtime: {error}\n"));
-            return Exit::Lab;
-        }
-    };
+    let (orders, kinds, chosen) =
+        chosen(&args, &race, &problem).map_err(|why| fail(Exit::Usage, &format!("--replay: {why}")))?;
+    let machine = ready([&race.scenario], None)?;
     let file = args.file.display().to_string();
-    let ended = runtime.block_on(async {
-        let envoy = find_envoy(race.scenario.has(ProxyKind::Envoy), None).await?;
-        let request = request_of(file.clone(), text, &race.scenario, envoy.as_ref());
-        Ok(run_all(&request, &orders, args.jobs).await)
-    });
-    let (ran, exit) = match ended {
-        Ok(ended) => ended,
-        Err(exit) => return exit,
-    };
+    let request = request_of(file.clone(), text, &race.scenario, machine.envoy.as_ref());
+    let (ran, exit) = machine.runtime.block_on(run_all(&request, &orders, args.jobs));
     let report = RaceReport {
         name: race.scenario.name.clone(),
         file,
@@ -108,8 +85,8 @@ pub(super) fn run(args: Args) -> Exit {
         Format::Human => human(&report),
         Format::Json => format!("{:#}\n", document(&report)),
     });
-    ran.iter()
-        .fold(exit, |exit, ran| exit.worse(exit_of(ran.as_ref())))
+    let exits = ran.iter().map(|ran| exit_of(ran.as_ref()));
+    Ok(exits.fold(exit, Exit::worse))
 }
 
 /// A request that ends badly is what a race is about; only what could not be seen, or done, is a failure.

@@ -6,4 +6,4 @@ mod machine;
 
 pub(super) use drive::{Show, Steps, drive, request_of};
 pub(super) use interruption::{Signals, Stop};
-pub(super) use machine::find_envoy;
+pub(super) use machine::{ready, runtime};

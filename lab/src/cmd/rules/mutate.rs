@@ -11,7 +11,7 @@ use iptables::ruleset::{Family, Ruleset};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::super::labs::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
+use super::super::labs::{Show, Signals, Steps, Stop, drive, ready, request_of};
 use super::{Output, fail};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
@@ -22,7 +22,6 @@ use crate::report::{LabError, Outcome, ScenarioReport};
 use crate::scenario::model::{PodId, ProxyKind, Scenario};
 use crate::scenario::mutate::{Mutant, generated};
 use crate::within::within;
-use crate::world::preflight;
 
 /// A mutant may take as many times as long as the file itself, and at least so long.
 const TIMES: u32 = 10;
@@ -88,33 +87,20 @@ pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
         return Err(Exit::Usage);
     }
     check_only(&args.only, &loaded)?;
-    let ready = loaded
-        .iter()
-        .try_fold((), |(), (_, _, scenario)| preflight::nft(scenario));
-    if let Err(missing) = preflight::check().and(ready) {
-        return Err(fail(Exit::Machine, &missing.to_string()));
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| fail(Exit::Lab, &format!("starting the runtime: {error}")))?;
-    runtime.block_on(async {
-        let needs_envoy = loaded
-            .iter()
-            .any(|(_, _, scenario)| scenario.has(ProxyKind::Envoy));
-        let envoy = find_envoy(needs_envoy, None).await?;
-        let cases: Vec<Case> = loaded
-            .into_iter()
-            .map(|(file, text, scenario)| {
-                let request = RunRequest {
-                    proxy: args.proxy,
-                    ..request_of(file, text, &scenario, envoy.as_ref())
-                };
-                case(request, scenario, &args.only)
-            })
-            // With `--only`, of other files nothing is asked.
-            .filter(|case| !case.mutants.is_empty())
-            .collect();
-        all(args, &cases).await
-    })
+    let machine = ready(loaded.iter().map(|(_, _, scenario)| scenario), None)?;
+    let cases: Vec<Case> = loaded
+        .into_iter()
+        .map(|(file, text, scenario)| {
+            let request = RunRequest {
+                proxy: args.proxy,
+                ..request_of(file, text, &scenario, machine.envoy.as_ref())
+            };
+            case(request, scenario, &args.only)
+        })
+        // With `--only`, of other files nothing is asked.
+        .filter(|case| !case.mutants.is_empty())
+        .collect();
+    machine.runtime.block_on(all(args, &cases))
 }
 
 /// Each name must be a pod of some file, with rules that are generated.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::cmd::fail;
 use crate::exit::Exit;
 use crate::report::terminal;
 use crate::scenario::{self, Loaded};
@@ -48,10 +49,8 @@ pub(super) fn check_only(only: &[String], checked: &[Checked]) -> Result<(), Exi
         };
         if !names().any(|name| name.contains(wanted.as_str())) {
             let list = names().map(|name| format!("\n  {name}")).collect::<String>();
-            terminal::complain(&format!(
-                "error: --only `{wanted}`: no step's name contains it; steps are:{list}\n"
-            ));
-            return Err(Exit::Usage);
+            let why = format!("--only `{wanted}`: no step's name contains it; steps are:{list}");
+            return Err(fail(Exit::Usage, &why));
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use self::files::{Checked, check_files, check_only};
 use self::reports::{Format, Output, heading, parse_output, whole, write_or_complain, write_outputs};
-use super::labs::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
+use super::labs::{Show, Signals, Steps, Stop, drive, ready, request_of};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::report::ScenarioReport;
@@ -21,7 +21,6 @@ use crate::report::human::{self, Detail};
 use crate::report::terminal;
 use crate::scenario::model::ProxyKind;
 use crate::world::envoy::Envoy;
-use crate::world::preflight;
 
 /// Build the lab, run the steps, check them, take the lab down
 #[derive(Debug, clap::Args)]
@@ -52,45 +51,18 @@ pub(super) struct Args {
     verbose: bool,
 }
 
-pub(super) fn run(args: Args) -> Exit {
-    let mut checked = match check_files(&args.files) {
-        Ok(checked) => checked,
-        Err(exit) => return exit,
-    };
+pub(super) fn run(args: Args) -> Result<Exit, Exit> {
+    let mut checked = check_files(&args.files)?;
     if let Some(proxy) = args.proxy {
         for file in &mut checked {
             file.loaded.scenario.run_by(proxy);
         }
     }
-    if let Err(exit) = check_only(&args.only, &checked) {
-        return exit;
-    }
-    if let Err(missing) = preflight::check() {
-        terminal::complain(&format!("error: {missing}\n"));
-        return Exit::Machine;
-    }
-    for file in &checked {
-        if let Err(missing) = preflight::nft(&file.loaded.scenario) {
-            terminal::complain(&format!("error: {missing}\n"));
-            return Exit::Machine;
-        }
-    }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            terminal::complain(&format!("error: starting the runtime: {error}\n"));
-            return Exit::Lab;
-        }
-    };
-    let needs_envoy = checked
-        .iter()
-        .any(|file| file.loaded.scenario.has(ProxyKind::Envoy));
-    runtime.block_on(async {
-        match find_envoy(needs_envoy, args.envoy_bin.as_deref()).await {
-            Ok(envoy) => run_all(args, checked, envoy).await,
-            Err(exit) => exit,
-        }
-    })
+    check_only(&args.only, &checked)?;
+    let scenarios = checked.iter().map(|file| &file.loaded.scenario);
+    let machine = ready(scenarios, args.envoy_bin.as_deref())?;
+    let exit = machine.runtime.block_on(run_all(args, checked, machine.envoy));
+    Ok(exit)
 }
 
 async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Exit {
