@@ -7,13 +7,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::fail;
-use super::labs::{Show, Signals, Steps, Stop, drive, ready, request_of};
+use super::labs::{Signals, Stop, ready, request_of, run_quietly};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::race::decide::{Deciding, Seen, decide};
 use crate::race::orders::Problem;
 use crate::race::{order_text, parse_order};
-use crate::report::human::Detail;
 use crate::report::race::{RaceReport, Ran, Row, document, human};
 use crate::report::terminal;
 use crate::report::{LabError, Outcome, ScenarioReport, StepReport};
@@ -163,7 +162,7 @@ async fn run_all(
                 ..request.clone()
             };
             let stopped = stopped.clone();
-            running.spawn(async move { (index, run_one(request, stopped).await) });
+            running.spawn(async move { (index, run_quietly(request, stopped).await) });
         }
         tokio::select! {
             ended = running.join_next() => match ended {
@@ -185,18 +184,6 @@ async fn run_all(
         }
     }
     (reports, exit)
-}
-
-async fn run_one(request: RunRequest, stopped: watch::Receiver<Stop>) -> Result<ScenarioReport, LabError> {
-    let show = Show {
-        live: false,
-        detail: Detail::Brief,
-    };
-    let mut steps = Steps {
-        ended: Vec::new(),
-        up: None,
-    };
-    drive(request, show, stopped, &mut steps).await
 }
 
 fn requests<'r>(race: &Race, order: &[usize], ran: &'r ScenarioReport) -> Vec<(usize, &'r StepReport)> {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::sync::watch;
 
 use super::Stop;
 use crate::causes::causes as chain;
@@ -23,6 +24,14 @@ pub(in crate::cmd) struct Show {
     /// Steps are printed as they end.
     pub(in crate::cmd) live: bool,
     pub(in crate::cmd) detail: Detail,
+}
+
+impl Show {
+    /// Nothing is printed.
+    pub(in crate::cmd) const NOTHING: Self = Self {
+        live: false,
+        detail: Detail::Brief,
+    };
 }
 
 /// What the world process is told of any file.
@@ -56,15 +65,25 @@ pub(in crate::cmd) fn request_of(
 }
 
 /// What the world process told before it ended.
+#[derive(Default)]
 pub(in crate::cmd) struct Steps {
     pub(in crate::cmd) ended: Vec<crate::report::StepReport>,
     pub(in crate::cmd) up: Option<f64>,
 }
 
+/// Runs a lab of which only the end is told.
+pub(in crate::cmd) async fn run_quietly(
+    request: RunRequest,
+    stopped: watch::Receiver<Stop>,
+) -> Result<ScenarioReport, LabError> {
+    drive(request, Show::NOTHING, stopped, &mut Steps::default()).await
+}
+
+/// Runs a lab to its end; what it tells on the way is kept in `steps`.
 pub(in crate::cmd) async fn drive(
     request: RunRequest,
     show: Show,
-    mut stopped: tokio::sync::watch::Receiver<Stop>,
+    mut stopped: watch::Receiver<Stop>,
     steps: &mut Steps,
 ) -> Result<ScenarioReport, LabError> {
     let failed = |message: String| LabError {

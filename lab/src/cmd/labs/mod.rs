@@ -4,6 +4,6 @@ mod drive;
 mod interruption;
 mod machine;
 
-pub(super) use drive::{Show, Steps, drive, request_of};
+pub(super) use drive::{Show, Steps, drive, request_of, run_quietly};
 pub(super) use interruption::{Signals, Stop};
 pub(super) use machine::{ready, runtime};

@@ -11,7 +11,7 @@ use iptables::ruleset::{Family, Ruleset};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::super::labs::{Show, Signals, Steps, Stop, drive, ready, request_of};
+use super::super::labs::{Show, Signals, Steps, Stop, drive, ready, request_of, run_quietly};
 use super::{Output, fail};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
@@ -26,11 +26,6 @@ use crate::within::within;
 /// A mutant may take as many times as long as the file itself, and at least so long.
 const TIMES: u32 = 10;
 const LEAST: Duration = Duration::from_secs(10);
-
-const SHOW: Show = Show {
-    live: false,
-    detail: Detail::Brief,
-};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cmd) struct Args {
@@ -176,7 +171,7 @@ async fn baseline(cases: &[Case], stopped: &watch::Receiver<Stop>) -> Result<Vec
     let mut limits = Vec::new();
     for case in cases {
         let started = Instant::now();
-        let ended = run_one(case.request.clone(), stopped.clone()).await;
+        let ended = run_quietly(case.request.clone(), stopped.clone()).await;
         let report = ended.map_err(|error| {
             let exit = if error.machine { Exit::Machine } else { Exit::Lab };
             fail(exit, &error.message)
@@ -319,14 +314,11 @@ async fn fate(
         return Fate::Unreachable;
     }
     // A world process that is let go is killed, and the kernel removes what it made.
-    let mut steps = Steps {
-        ended: Vec::new(),
-        up: None,
-    };
+    let mut steps = Steps::default();
     let ended = within(
         limit,
         "a mutant to end",
-        drive(request, SHOW, stopped, &mut steps),
+        drive(request, Show::NOTHING, stopped, &mut steps),
     )
     .await;
     match ended {
@@ -350,12 +342,4 @@ fn judge(report: &ScenarioReport, packets: Packets) -> Fate {
         (None, None) if packets == Packets::Unusual => Fate::Unreachable,
         (None, None) => Fate::Missed,
     }
-}
-
-async fn run_one(request: RunRequest, stopped: watch::Receiver<Stop>) -> Result<ScenarioReport, LabError> {
-    let mut steps = Steps {
-        ended: Vec::new(),
-        up: None,
-    };
-    drive(request, SHOW, stopped, &mut steps).await
 }

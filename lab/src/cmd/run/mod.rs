@@ -180,10 +180,7 @@ async fn run_one(
     if show.live {
         terminal::print(&heading(&file, &proxies));
     }
-    let mut steps = Steps {
-        ended: Vec::new(),
-        up: None,
-    };
+    let mut steps = Steps::default();
     match drive(request, show, stopped, &mut steps).await {
         Ok(report) => report,
         Err(error) => {
