@@ -1,13 +1,9 @@
 //! `lab race FILE`: every order in which the events of a pod's start can come, each in a mesh of its own, some at a time.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-
 use super::fail;
-use super::labs::{Signals, Stop, ready, request_of, run_quietly};
+use super::labs::{Interruption, Jobs, Next, ready, request_of, run_quietly};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::race::decide::{Deciding, Seen, decide};
@@ -15,7 +11,7 @@ use crate::race::orders::Problem;
 use crate::race::{order_text, parse_order};
 use crate::report::race::{RaceReport, Ran, Row, document, human};
 use crate::report::terminal;
-use crate::report::{LabError, Outcome, ScenarioReport, StepReport};
+use crate::report::{Outcome, ScenarioReport, StepReport};
 use crate::scenario::race::{Event, Race};
 
 /// Run every order in which a pod's start can go, and say what decides
@@ -61,7 +57,7 @@ pub(super) fn run(args: Args) -> Result<Exit, Exit> {
     let machine = ready([&race.scenario], None)?;
     let file = args.file.display().to_string();
     let request = request_of(file.clone(), text, &race.scenario, machine.envoy.as_ref());
-    let (ran, exit) = machine.runtime.block_on(run_all(&request, &orders, args.jobs));
+    let (ran, exit) = machine.runtime.block_on(run_all(&request, &orders, args.jobs))?;
     let report = RaceReport {
         name: race.scenario.name.clone(),
         file,
@@ -140,50 +136,36 @@ fn chosen(args: &Args, race: &Race, problem: &Problem) -> Result<Chosen, String>
 async fn run_all(
     request: &RunRequest,
     orders: &[Vec<usize>],
-    jobs: u16,
-) -> (Vec<Option<ScenarioReport>>, Exit) {
+    most: u16,
+) -> Result<(Vec<Option<ScenarioReport>>, Exit), Exit> {
+    let user = Interruption::new()?;
+    let stopped = user.stopped();
+    let waiting = orders.iter().enumerate().map(|(index, order)| {
+        let request = RunRequest {
+            order: Some(order.clone()),
+            ..request.clone()
+        };
+        let ended = run_quietly(request, stopped.clone());
+        async move { (index, ended.await) }
+    });
+    let mut jobs = Jobs::new(most, waiting, user);
     let mut reports: Vec<Option<ScenarioReport>> = orders.iter().map(|_| None).collect();
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            terminal::complain(&format!("error: catching signals: {error}\n"));
-            return (reports, Exit::Lab);
-        }
-    };
-    let (stop, stopped) = watch::channel(Stop::No);
     let mut exit = Exit::Held;
-    let mut waiting: VecDeque<usize> = (0..orders.len()).collect();
-    let mut running: JoinSet<(usize, Result<ScenarioReport, LabError>)> = JoinSet::new();
-    loop {
-        while running.len() < usize::from(jobs) && *stopped.borrow() == Stop::No {
-            let Some(index) = waiting.pop_front() else { break };
-            let request = RunRequest {
-                order: Some(orders[index].clone()),
-                ..request.clone()
-            };
-            let stopped = stopped.clone();
-            running.spawn(async move { (index, run_quietly(request, stopped).await) });
-        }
-        tokio::select! {
-            ended = running.join_next() => match ended {
-                None => break,
-                Some(Ok((index, Ok(report)))) => reports[index] = Some(report),
-                Some(Ok((_, Err(error)))) => {
-                    terminal::complain(&format!("error: {}\n", error.message));
-                    exit = exit.worse(if error.machine { Exit::Machine } else { Exit::Lab });
-                }
-                Some(Err(error)) => {
-                    terminal::complain(&format!("error: a run ended abnormally: {error}\n"));
-                    exit = exit.worse(Exit::Lab);
-                }
-            },
-            signalled = signals.next() => {
-                exit = exit.worse(signalled);
-                stop.send_modify(|stop| *stop = stop.harder());
+    while let Some(next) = jobs.next().await {
+        exit = exit.worse(match next {
+            Next::Ended((index, Ok(report))) => {
+                reports[index] = Some(report);
+                Exit::Held
             }
-        }
+            Next::Ended((_, Err(error))) => {
+                let exit = if error.machine { Exit::Machine } else { Exit::Lab };
+                fail(exit, &error.message)
+            }
+            Next::Lost(why) => fail(Exit::Lab, &why),
+            Next::Interrupted(signalled, _) => signalled,
+        });
     }
-    (reports, exit)
+    Ok((reports, exit))
 }
 
 fn requests<'r>(race: &Race, order: &[usize], ran: &'r ScenarioReport) -> Vec<(usize, &'r StepReport)> {

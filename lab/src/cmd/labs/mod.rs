@@ -2,8 +2,10 @@
 
 mod drive;
 mod interruption;
+mod jobs;
 mod machine;
 
 pub(super) use drive::{Show, Steps, drive, request_of, run_quietly};
-pub(super) use interruption::{Signals, Stop};
+pub(super) use interruption::{Interruption, Stop};
+pub(super) use jobs::{Jobs, Next};
 pub(super) use machine::{ready, runtime};

@@ -1,6 +1,5 @@
 //! `lab rules mutate FILE…`: each generated rule without effect, or in its neighbour's place; which step notices?
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,9 +8,10 @@ use iptables::options::Backend;
 use iptables::render::{nft, restore};
 use iptables::ruleset::{Family, Ruleset};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use super::super::labs::{Show, Signals, Steps, Stop, drive, ready, request_of, run_quietly};
+use super::super::labs::{
+    Interruption, Jobs, Next, Show, Steps, Stop, drive, ready, request_of, run_quietly,
+};
 use super::{Output, fail};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
@@ -193,45 +193,33 @@ async fn baseline(cases: &[Case], stopped: &watch::Receiver<Stop>) -> Result<Vec
 }
 
 async fn all(args: &Args, cases: &[Case]) -> Result<Exit, Exit> {
-    let failed = |error: std::io::Error| fail(Exit::Lab, &format!("catching signals: {error}"));
-    let mut signals = Signals::new().map_err(failed)?;
-    let (stop, stopped) = watch::channel(Stop::No);
+    let mut user = Interruption::new()?;
+    let stopped = user.stopped();
     let limits = tokio::select! {
         limits = baseline(cases, &stopped) => limits?,
-        signalled = signals.next() => return Err(signalled),
+        (signalled, _) = user.next() => return Err(signalled),
     };
-    let mut queue: VecDeque<(usize, usize)> = (0..cases.len())
+    let number: usize = cases.iter().map(|case| case.mutants.len()).sum();
+    let waiting = (0..cases.len())
         .flat_map(|case| (0..cases[case].mutants.len()).map(move |mutant| (case, mutant)))
-        .collect();
-    let number = queue.len();
+        .map(|at| {
+            let ended = run_mutant(
+                &cases[at.0],
+                &cases[at.0].mutants[at.1],
+                limits[at.0],
+                stopped.clone(),
+            );
+            async move {
+                let started = Instant::now();
+                let fate = ended.await;
+                (at, started.elapsed().as_secs_f64(), fate)
+            }
+        });
+    let mut jobs = Jobs::new(args.jobs, waiting, user);
     let mut reports: Vec<((usize, usize), MutantReport)> = Vec::new();
-    let mut running: JoinSet<((usize, usize), f64, Fate)> = JoinSet::new();
     let mut status = Status::new();
     let mut exit = Exit::Held;
     loop {
-        while running.len() < usize::from(args.jobs) && *stopped.borrow() == Stop::No {
-            let Some(at) = queue.pop_front() else { break };
-            let wanted = &cases[at.0].mutants[at.1];
-            let request = RunRequest {
-                mutant: Some(Mutant {
-                    pods: wanted.pods.iter().map(|pod| pod.index()).collect(),
-                    number: wanted.number,
-                }),
-                ..cases[at.0].request.clone()
-            };
-            let (limit, packets, stopped) = (limits[at.0], wanted.mutation.noticed_by, stopped.clone());
-            let names = cases[at.0]
-                .scenario
-                .steps
-                .iter()
-                .map(|step| step.name.clone())
-                .collect();
-            running.spawn(async move {
-                let started = Instant::now();
-                let fate = fate(request, packets, limit, names, stopped).await;
-                (at, started.elapsed().as_secs_f64(), fate)
-            });
-        }
         let missed = reports
             .iter()
             .filter(|(_, report)| report.fate == Fate::Missed)
@@ -240,20 +228,14 @@ async fn all(args: &Args, cases: &[Case]) -> Result<Exit, Exit> {
             "     running mutant {} of {number}, {missed} missed",
             reports.len() + 1
         ));
-        let ended = tokio::select! {
-            ended = running.join_next() => ended,
-            signalled = signals.next() => {
-                exit = exit.worse(signalled);
-                stop.send_modify(|stop| *stop = stop.harder());
-                continue;
-            }
-        };
+        let next = jobs.next().await;
         status.clear();
-        match ended {
+        match next {
             None => break,
+            Some(Next::Interrupted(signalled, _)) => exit = exit.worse(signalled),
             // What was interrupted was not judged.
-            Some(Ok(_)) if *stopped.borrow() != Stop::No => {}
-            Some(Ok((at, seconds, fate))) => {
+            Some(Next::Ended(_)) if *stopped.borrow() != Stop::No => {}
+            Some(Next::Ended((at, seconds, fate))) => {
                 let report = report(&cases[at.0], &cases[at.0].mutants[at.1], seconds, fate);
                 if matches!(report.fate, Fate::Failed(_)) {
                     exit = exit.worse(Exit::Lab);
@@ -263,12 +245,10 @@ async fn all(args: &Args, cases: &[Case]) -> Result<Exit, Exit> {
                 }
                 reports.push((at, report));
             }
-            Some(Err(error)) => {
-                exit = exit.worse(fail(Exit::Lab, &format!("a run ended abnormally: {error}")));
-            }
+            Some(Next::Lost(why)) => exit = exit.worse(fail(Exit::Lab, &why)),
         }
     }
-    drop(signals);
+    drop(jobs);
     reports.sort_by_key(|(at, _)| *at);
     let reports: Vec<MutantReport> = reports.into_iter().map(|(_, report)| report).collect();
     terminal::print(&match args.output {
@@ -303,6 +283,24 @@ fn report(case: &Case, wanted: &Wanted, seconds: f64, fate: Fate) -> MutantRepor
 }
 
 /// Runs a mutant until a step notices.
+fn run_mutant(
+    case: &Case,
+    wanted: &Wanted,
+    limit: Duration,
+    stopped: watch::Receiver<Stop>,
+) -> impl Future<Output = Fate> + use<> {
+    let request = RunRequest {
+        mutant: Some(Mutant {
+            pods: wanted.pods.iter().map(|pod| pod.index()).collect(),
+            number: wanted.number,
+        }),
+        ..case.request.clone()
+    };
+    let steps = &case.scenario.steps;
+    let names = steps.iter().map(|step| step.name.clone()).collect();
+    fate(request, wanted.mutation.noticed_by, limit, names, stopped)
+}
+
 async fn fate(
     request: RunRequest,
     packets: Packets,

@@ -4,15 +4,15 @@
 mod files;
 mod reports;
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
 use self::files::{Checked, check_files, check_only};
 use self::reports::{Format, Output, heading, parse_output, whole, write_or_complain, write_outputs};
-use super::labs::{Show, Signals, Steps, Stop, drive, ready, request_of};
+use super::fail;
+use super::labs::{Interruption, Jobs, Next, Show, Steps, Stop, drive, ready, request_of};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::report::ScenarioReport;
@@ -61,18 +61,11 @@ pub(super) fn run(args: Args) -> Result<Exit, Exit> {
     check_only(&args.only, &checked)?;
     let scenarios = checked.iter().map(|file| &file.loaded.scenario);
     let machine = ready(scenarios, args.envoy_bin.as_deref())?;
-    let exit = machine.runtime.block_on(run_all(args, checked, machine.envoy));
-    Ok(exit)
+    machine.runtime.block_on(run_all(args, checked, machine.envoy))
 }
 
-async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Exit {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            terminal::complain(&format!("error: catching signals: {error}\n"));
-            return Exit::Lab;
-        }
-    };
+async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Result<Exit, Exit> {
+    let user = Interruption::new()?;
     let outputs = if args.outputs.is_empty() {
         vec![Output {
             format: Format::Human,
@@ -89,49 +82,38 @@ async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Exi
     } else {
         Detail::Brief
     };
-    let mut waiting: VecDeque<(usize, Checked)> = checked.into_iter().enumerate().collect();
+    let show = Show {
+        live: human && args.jobs == 1,
+        detail,
+    };
+    let stopped = user.stopped();
+    let waiting = checked.into_iter().enumerate().map(|(index, file)| {
+        let request = request(&file, &args, envoy.as_ref());
+        let ended = run_one(file, request, show, stopped.clone());
+        async move { (index, ended.await) }
+    });
+    let mut jobs = Jobs::new(args.jobs, waiting, user);
     let mut reports: Vec<(usize, ScenarioReport)> = Vec::new();
-    let mut running: JoinSet<(usize, ScenarioReport)> = JoinSet::new();
-    let (stop, stopped) = tokio::sync::watch::channel(Stop::No);
     let mut exit = Exit::Held;
-    loop {
-        while running.len() < usize::from(args.jobs) && *stopped.borrow() == Stop::No {
-            let Some((index, file)) = waiting.pop_front() else {
-                break;
-            };
-            let show = Show {
-                live: human && args.jobs == 1,
-                detail,
-            };
-            let request = request(&file, &args, envoy.as_ref());
-            let stopped = stopped.clone();
-            running.spawn(async move { (index, run_one(file, request, show, stopped).await) });
-        }
-        tokio::select! {
-            ended = running.join_next() => match ended {
-                None => break,
-                Some(Ok((index, report))) => {
-                    if human && args.jobs > 1 {
-                        terminal::print(&whole(&report, detail));
-                    }
-                    reports.push((index, report));
+    while let Some(next) = jobs.next().await {
+        match next {
+            Next::Ended((index, report)) => {
+                if human && args.jobs > 1 {
+                    terminal::print(&whole(&report, detail));
                 }
-                Some(Err(error)) => {
-                    terminal::complain(&format!("error: a run ended abnormally: {error}\n"));
-                    exit = exit.worse(Exit::Lab);
-                }
-            },
-            signalled = signals.next() => {
+                reports.push((index, report));
+            }
+            Next::Lost(why) => exit = exit.worse(fail(Exit::Lab, &why)),
+            Next::Interrupted(signalled, stop) => {
                 exit = exit.worse(signalled);
-                stop.send_modify(|stop| *stop = stop.harder());
-                terminal::complain(match *stop.borrow() {
+                terminal::complain(match stop {
                     Stop::Hard => "\nkilling the lab\n",
                     Stop::Gently | Stop::No => "\ninterrupted: taking the lab down (again: kill it)\n",
                 });
             }
         }
     }
-    drop(signals);
+    drop(jobs);
     reports.sort_by_key(|(index, _)| *index);
     let reports: Vec<ScenarioReport> = reports.into_iter().map(|(_, report)| report).collect();
     exit = reports
@@ -149,7 +131,7 @@ async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Exi
         }
         (_, Some(_) | None) => Ok(()),
     };
-    written.and(told).map_or(exit.worse(Exit::Lab), |()| exit)
+    Ok(written.and(told).map_or(exit.worse(Exit::Lab), |()| exit))
 }
 
 /// What the world process is told.
@@ -171,7 +153,7 @@ async fn run_one(
     file: Checked,
     request: RunRequest,
     show: Show,
-    stopped: tokio::sync::watch::Receiver<Stop>,
+    stopped: watch::Receiver<Stop>,
 ) -> ScenarioReport {
     let started = Instant::now();
     let name = file.loaded.scenario.name.clone();
