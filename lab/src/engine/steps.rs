@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
 
-use super::identity::Identity;
+use super::identity;
 use super::lab::{Lab, role_of};
 use super::request::{self, Answer};
 use super::state::Running;
@@ -383,12 +383,6 @@ async fn connection(lab: &Rc<Lab>, from: Target, port: u16, limit: Duration) -> 
 }
 
 async fn exec(lab: &Rc<Lab>, from: &Actor, command: &[String], limit: Duration) -> Result<Done, String> {
-    let Identity {
-        uid,
-        gid,
-        groups,
-        capabilities,
-    } = request::identity(lab, from);
     let pod = lab.scenario.pod(from.target.pod);
     let role = pod.role(from.target.process).to_owned();
     let env = match from.target.process {
@@ -402,10 +396,7 @@ async fn exec(lab: &Rc<Lab>, from: &Actor, command: &[String], limit: Duration) 
     let spec = Spec {
         role: role.clone(),
         program: Program::Command(command),
-        uid,
-        gid,
-        groups,
-        capabilities,
+        identity: identity::acting(&lab.scenario, from),
         env,
         stdin: Stdin::Null,
         inherit: Vec::new(),

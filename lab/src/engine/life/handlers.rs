@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::identity::Identity;
+use super::super::identity;
 use super::super::lab::Lab;
 use crate::client::{self, wire};
 use crate::scenario::lifecycle::Handler;
@@ -92,12 +92,6 @@ pub(super) fn judged(result: &wire::Result) -> Result<(), String> {
 pub(super) async fn program(lab: &Rc<Lab>, target: Target, command: &[String]) -> Result<(), String> {
     let pod = lab.scenario.pod(target.pod);
     let role = pod.role(target.process).to_owned();
-    let Identity {
-        uid,
-        gid,
-        groups,
-        capabilities,
-    } = Identity::of(pod, target.process);
     let env = match target.process {
         ProcessName::Container(id) => pod.container(id).env.clone(),
         ProcessName::Sidecar | ProcessName::Agent => Vec::new(),
@@ -106,10 +100,7 @@ pub(super) async fn program(lab: &Rc<Lab>, target: Target, command: &[String]) -
     let spec = Spec {
         role: role.clone(),
         program: Program::Command(command.iter().map(expand).collect()),
-        uid,
-        gid,
-        groups,
-        capabilities,
+        identity: identity::of(pod, target.process),
         env,
         stdin: Stdin::Null,
         inherit: Vec::new(),
