@@ -3,6 +3,7 @@
 //! This runs in the world process, on one thread: a `current_thread` runtime and a `LocalSet`. Every task belongs to
 //! the `Lab` and ends with it.
 
+mod command;
 mod facts;
 mod faults;
 mod identity;
