@@ -157,10 +157,7 @@ async fn run_all(
                 reports[index] = Some(report);
                 Exit::Held
             }
-            Next::Ended((_, Err(error))) => {
-                let exit = if error.machine { Exit::Machine } else { Exit::Lab };
-                fail(exit, &error.message)
-            }
+            Next::Ended((_, Err(error))) => fail(error.exit(), &error.message),
             Next::Lost(why) => fail(Exit::Lab, &why),
             Next::Interrupted(signalled, _) => signalled,
         });

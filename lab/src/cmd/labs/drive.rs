@@ -86,22 +86,17 @@ pub(in crate::cmd) async fn drive(
     mut stopped: watch::Receiver<Stop>,
     steps: &mut Steps,
 ) -> Result<ScenarioReport, LabError> {
-    let failed = |message: String| LabError {
-        machine: false,
-        mistake: false,
-        message,
-    };
-    let mut world = spawn_world().map_err(|error| failed(chain(&error)))?;
-    let mut text = serde_json::to_string(&request).map_err(|error| failed(error.to_string()))?;
+    let mut world = spawn_world().map_err(|error| LabError::lab(chain(&error)))?;
+    let mut text = serde_json::to_string(&request).map_err(|error| LabError::lab(error.to_string()))?;
     text.push('\n');
     let control = world
         .take_control()
-        .ok_or_else(|| failed("no control socket".to_owned()))?;
+        .ok_or_else(|| LabError::lab("no control socket".to_owned()))?;
     let (read, mut write) = control.into_split();
     write
         .write_all(text.as_bytes())
         .await
-        .map_err(|error| failed(format!("telling the world process: {error}")))?;
+        .map_err(|error| LabError::lab(format!("telling the world process: {error}")))?;
     let mut write = Some(write);
     let mut lines = BufReader::new(read).lines();
     let mut status = Status::new();
@@ -123,11 +118,11 @@ pub(in crate::cmd) async fn drive(
             line = line => match line {
                 Ok(Some(line)) => {
                     let event = serde_json::from_str(&line)
-                        .map_err(|error| failed(format!("the world process said `{line}`: {error}")))?;
+                        .map_err(|error| LabError::lab(format!("the world process said `{line}`: {error}")))?;
                     take(event, show, &mut status, steps, &mut report);
                 }
                 Ok(None) => break,
-                Err(error) => return Err(failed(format!("listening to the world process: {error}"))),
+                Err(error) => return Err(LabError::lab(format!("listening to the world process: {error}"))),
             },
             Ok(()) = stopped.changed() => {
                 // Its end of file tells the world process to come down.
@@ -145,9 +140,9 @@ pub(in crate::cmd) async fn drive(
         (Some(report), Ok(_)) => Ok(report),
         (_, Err(too_long)) => {
             world.kill();
-            Err(failed(too_long.to_string()))
+            Err(LabError::lab(too_long.to_string()))
         }
-        (None, Ok(status)) => Err(failed(format!(
+        (None, Ok(status)) => Err(LabError::lab(format!(
             "the world process ended without a report: {status}"
         ))),
     }

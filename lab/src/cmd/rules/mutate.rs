@@ -172,10 +172,7 @@ async fn baseline(cases: &[Case], stopped: &watch::Receiver<Stop>) -> Result<Vec
     for case in cases {
         let started = Instant::now();
         let ended = run_quietly(case.request.clone(), stopped.clone()).await;
-        let report = ended.map_err(|error| {
-            let exit = if error.machine { Exit::Machine } else { Exit::Lab };
-            fail(exit, &error.message)
-        })?;
+        let report = ended.map_err(|error| fail(error.exit(), &error.message))?;
         if report.exit() != Exit::Held {
             for step in report.steps.iter().filter(|step| step.result != Outcome::Pass) {
                 terminal::complain(&human::step(step, Detail::Brief));
