@@ -10,7 +10,7 @@ use iptables::ruleset::{Family, Ruleset};
 use tokio::sync::watch;
 
 use super::super::labs::{
-    Interruption, Jobs, Next, Show, Steps, Stop, drive, ready, request_of, run_quietly,
+    Checked, Interruption, Jobs, Next, Show, Steps, Stop, check_files, drive, ready, request_of, run_quietly,
 };
 use super::{Output, fail};
 use crate::engine::wire::RunRequest;
@@ -62,33 +62,17 @@ struct Wanted {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let mut loaded = Vec::new();
-    let mut wrong = false;
-    for file in &args.files {
-        match crate::scenario::load(file) {
-            Ok((text, mut found)) => {
-                if let Some(proxy) = args.proxy {
-                    found.scenario.run_by(proxy);
-                }
-                loaded.push((file.display().to_string(), text, found.scenario));
-            }
-            Err(error) => {
-                terminal::complain(&format!("{}\n", error.render()));
-                wrong = true;
-            }
-        }
-    }
-    if wrong {
-        return Err(Exit::Usage);
-    }
-    check_only(&args.only, &loaded)?;
-    let machine = ready(loaded.iter().map(|(_, _, scenario)| scenario), None)?;
-    let cases: Vec<Case> = loaded
+    // What is odd in a file is said when it is run.
+    let checked = check_files(&args.files, args.proxy, |_| ())?;
+    check_only(&args.only, &checked)?;
+    let machine = ready(checked.iter().map(|file| &file.loaded.scenario), None)?;
+    let cases: Vec<Case> = checked
         .into_iter()
-        .map(|(file, text, scenario)| {
+        .map(|file| {
+            let (name, scenario) = (file.file.display().to_string(), file.loaded.scenario);
             let request = RunRequest {
                 proxy: args.proxy,
-                ..request_of(file, text, &scenario, machine.envoy.as_ref())
+                ..request_of(name, file.text, &scenario, machine.envoy.as_ref())
             };
             case(request, scenario, &args.only)
         })
@@ -99,8 +83,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
 }
 
 /// Each name must be a pod of some file, with rules that are generated.
-fn check_only(only: &[String], loaded: &[(String, String, Scenario)]) -> Result<(), Exit> {
-    let pods = || loaded.iter().flat_map(|(_, _, scenario)| &scenario.pods);
+fn check_only(only: &[String], checked: &[Checked]) -> Result<(), Exit> {
+    let pods = || checked.iter().flat_map(|file| &file.loaded.scenario.pods);
     let mut names: Vec<&str> = pods()
         .filter(|pod| generated(pod).is_some())
         .map(|pod| pod.name.as_str())

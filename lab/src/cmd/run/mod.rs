@@ -1,7 +1,6 @@
 //! `lab run FILE…`: the host side of a run. It checks the files, starts a world process for each, passes on what they
 //! report, and decides the exit code. It never enters a namespace itself.
 
-mod files;
 mod reports;
 
 use std::path::PathBuf;
@@ -9,10 +8,11 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use self::files::{Checked, check_files, check_only};
 use self::reports::{Format, Output, heading, parse_output, whole, write_or_complain, write_outputs};
 use super::fail;
-use super::labs::{Interruption, Jobs, Next, Show, Steps, Stop, drive, ready, request_of};
+use super::labs::{
+    Checked, Interruption, Jobs, Next, Show, Steps, Stop, check_files, drive, ready, request_of,
+};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::report::ScenarioReport;
@@ -52,16 +52,31 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<Exit, Exit> {
-    let mut checked = check_files(&args.files)?;
-    if let Some(proxy) = args.proxy {
-        for file in &mut checked {
-            file.loaded.scenario.run_by(proxy);
-        }
-    }
+    let checked = check_files(&args.files, args.proxy, |warning| {
+        terminal::complain(&format!("{}\n", warning.render()));
+    })?;
     check_only(&args.only, &checked)?;
     let scenarios = checked.iter().map(|file| &file.loaded.scenario);
     let machine = ready(scenarios, args.envoy_bin.as_deref())?;
     machine.runtime.block_on(run_all(args, checked, machine.envoy))
+}
+
+/// Each text must be part of the name of some file's step.
+fn check_only(only: &[String], checked: &[Checked]) -> Result<(), Exit> {
+    for wanted in only {
+        let names = || {
+            checked
+                .iter()
+                .flat_map(|file| &file.loaded.scenario.steps)
+                .map(|step| &step.name)
+        };
+        if !names().any(|name| name.contains(wanted.as_str())) {
+            let list = names().map(|name| format!("\n  {name}")).collect::<String>();
+            let why = format!("--only `{wanted}`: no step's name contains it; steps are:{list}");
+            return Err(fail(Exit::Usage, &why));
+        }
+    }
+    Ok(())
 }
 
 async fn run_all(args: Args, checked: Vec<Checked>, envoy: Option<Envoy>) -> Result<Exit, Exit> {

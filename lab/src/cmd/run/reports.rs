@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Checked;
+use super::super::labs::Checked;
 use crate::report::coverage::{self, Coverage};
 use crate::report::human::{self, Detail};
 use crate::report::{ProxyReport, ScenarioReport, json, terminal};
