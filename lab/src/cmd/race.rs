@@ -251,10 +251,10 @@ fn words(race: &Race, request: usize, deciding: &Deciding, rows: usize) -> Strin
             "the order does not decide it: the same events came before, and it ended differently".to_owned()
         }
         Deciding::GoodWhen(ways) => {
-            let literal = |(event, before): &(usize, bool)| {
-                let event = race.events[*event].name();
+            let literal = |(index, before): &(usize, bool)| {
+                let event = race.events[*index].name();
                 if *before {
-                    format!("{event} before {name}")
+                    format!("{event}{} before {name}", after(race, *index))
                 } else {
                     format!("{name} before {event}")
                 }
@@ -263,6 +263,17 @@ fn words(race: &Race, request: usize, deciding: &Deciding, rows: usize) -> Strin
             let ways: Vec<String> = ways.iter().map(way).collect();
             format!("good if and only if {}", ways.join(", or "))
         }
+    }
+}
+
+/// What has come before an event, whatever the order: it is as necessary as the event.
+fn after(race: &Race, event: usize) -> String {
+    let before = problem(race).always_before(event);
+    let names: Vec<&str> = before.iter().map(|event| race.events[*event].name()).collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(" (after {})", names.join(", "))
     }
 }
 
