@@ -267,3 +267,34 @@ fn capture_brings_rules_to_life() {
         .collect();
     assert_eq!(dead, [6], "{document:#}");
 }
+
+/// A sidecar of UID 0 and GID 1337: the rules for the group, #5 and #7, in the place of those for the user.
+#[test]
+fn a_sidecar_that_is_known_by_its_group() {
+    for proxy in ["--proxy=builtin", "--proxy=envoy"] {
+        let ended = Lab::shipped("interception/dns-capture-by-group.yaml")
+            .arg(proxy)
+            .status(0);
+        let last = |step: &str, pod: &str| ended.legs(step, pod).pop().unwrap();
+        let out =
+            |who: &str| format!("{who} -> OUTPUT -> ISTIO_OUTPUT_DNS#end -> ISTIO_OUTPUT#7 -> POSTROUTING");
+        for (mode, pod) in [("REDIRECT", "redirect"), ("TPROXY", "tproxy")] {
+            assert_eq!(
+                last(&format!("{mode}: the agent passes"), pod),
+                out("agent"),
+                "{proxy}"
+            );
+            assert_eq!(last(&format!("{mode}, type 2"), pod), out("sidecar"), "{proxy}");
+            assert_eq!(last(&format!("{mode}, type 6"), pod), out("agent"), "{proxy}");
+        }
+        let back = "ISTIO_OUTPUT#5 -> ISTIO_IN_REDIRECT#1 -> POSTROUTING -> ISTIO_INBOUND#end ->";
+        let own = ended.legs("REDIRECT, type 4, port 53", "redirect");
+        assert!(own[1].ends_with(&format!("{back} sidecar:15006")), "{own:?}");
+        let lost = ended.legs("TPROXY, type 1, port 53", "tproxy");
+        assert!(
+            lost[1].ends_with(&format!("{back} ISTIO_INBOUND#1 -> sidecar:15006")),
+            "{lost:?}"
+        );
+        assert_eq!(lost.len(), 2, "{lost:?}");
+    }
+}

@@ -26,6 +26,7 @@ mod races;
 mod raw;
 mod rules;
 mod scenarios;
+mod six_types;
 mod tidy;
 mod tproxy;
 mod usage;

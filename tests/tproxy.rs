@@ -256,3 +256,39 @@ fn the_marks_route_is_there_once_however_often_the_rules_are_installed() {
     );
     assert_eq!(seen(0), seen(2));
 }
+
+/// In IPv6 the kernel knows a way back from `::1`, so what IPv4 leaves unanswered goes round until somebody gives up. The
+/// lab ends all the same, and says so.
+#[test]
+fn what_goes_round_is_told_and_not_followed_for_ever() {
+    let web = "containers: [{name: istio-proxy, image: auto, securityContext: {runAsUser: 1337, runAsGroup: 1337}}, \
+        {name: web, app: {http: 8080}}]";
+    let text = format!(
+        "name: t\nmesh: {{ipFamilies: [IPv6], interception: {{mode: TPROXY}}}}\n\
+        pods:\n  - {{name: web-v1, {web}}}\n  - {{name: client, sidecar: false, containers: [{{name: client}}]}}\n\
+        steps:\n  - name: round\n    request: {{from: client, url: 'http://${{web-v1.ip}}:8080/', timeout: 300ms}}\n    expect: {{outcome: timeout}}\n"
+    );
+    for ended in both(&text, 5) {
+        let document = ended.json();
+        assert!(ended.stdout.contains("goes round and round"), "{document:#}");
+        let legs = ended.legs("round", "web-v1");
+        assert_eq!(
+            legs[1..3],
+            ["sidecar -> OUTPUT -> OUTPUT#1 -> ISTIO_OUTPUT#2 -> ISTIO_IN_REDIRECT#1 -> POSTROUTING -> ISTIO_INBOUND#1 -> sidecar:15006";
+                2]
+        );
+        assert_eq!(legs.len(), 99, "{legs:#?}");
+    }
+}
+
+/// Each rule in either back end and family, and the same paths with either data plane.
+#[test]
+fn every_rule_decides_in_some_step() {
+    for proxy in PROXIES {
+        let document = Lab::shipped("interception/every-rule-tproxy.yaml")
+            .arg(proxy)
+            .status(0)
+            .json();
+        assert_eq!(document["scenarios"][0]["steps"].as_array().unwrap().len(), 42);
+    }
+}

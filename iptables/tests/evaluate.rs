@@ -258,7 +258,7 @@ fn reasons_are_in_the_words_of_the_tool() {
         .steps
         .iter()
         .find_map(|step| reason(&program, step));
-    assert_eq!(first.unwrap(), "`oifname lo`: it leaves by eth0");
+    assert_eq!(first.unwrap(), "`oifname \"lo\"`: it leaves by eth0");
 }
 
 #[test]

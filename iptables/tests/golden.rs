@@ -71,9 +71,9 @@ fn every_iptables_golden_is_reproduced() {
 }
 
 /// What nft reads as one, in one spelling: a protocol that a port implies (`meta l4proto tcp tcp dport 80`), `meta skuid`,
-/// a port before the address, and an address's form. Rules keep their order.
+/// a port before the address, an interface's quotes, and an address's form. Rules keep their order.
 fn same_in_nft(line: &str) -> String {
-    let mut line = same(line).replace("meta sk", "sk");
+    let mut line = same(line).replace("meta sk", "sk").replace('"', "");
     for protocol in ["tcp", "udp"] {
         for port in ["dport", "sport"] {
             let implied = format!("{protocol} {port} ");

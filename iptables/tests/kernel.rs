@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -198,117 +199,189 @@ async fn a_refusal_names_its_line_its_rule_and_its_option() {
     );
 }
 
-fn port_list() -> impl Strategy<Value = String> {
-    vec(1_u16.., 0..4).prop_map(|ports| ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","))
+/// How many random configurations each tool is shown.
+fn configurations() -> u32 {
+    std::env::var("LAB_CONFIGURATIONS").map_or(150, |count| count.parse().unwrap())
 }
 
+/// The items of a list, as it is written.
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn ports() -> impl Strategy<Value = String> {
+    vec(1_u16.., 0..12).prop_map(|ports| list(&ports))
+}
+
+/// `*`, or what `only` makes.
+fn all_or(only: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+    prop_oneof![Just("*".to_owned()), only]
+}
+
+/// Networks of both families, host bits and all.
+fn ranges() -> impl Strategy<Value = String> {
+    let v4 = (any::<Ipv4Addr>(), 0_u8..=32).prop_map(|(address, length)| format!("{address}/{length}"));
+    let v6 = (any::<Ipv6Addr>(), 0_u8..=128).prop_map(|(address, length)| format!("{address}/{length}"));
+    let loopback = prop_oneof![Just("127.0.0.0/8".to_owned()), Just("::1/128".to_owned())];
+    vec(prop_oneof![4 => v4, 4 => v6, 1 => loopback], 0..6).prop_map(|ranges| list(&ranges))
+}
+
+fn ids(most: usize) -> impl Strategy<Value = String> {
+    vec(any::<u32>(), 0..=most).prop_map(|ids| list(&ids))
+}
+
+/// The sidecar's users or groups.
+fn owners() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("1337".to_owned()),
+        Just("0".to_owned()),
+        vec(any::<u32>(), 1..4).prop_map(|ids| list(&ids))
+    ]
+}
+
+/// Names of interfaces, some of them words of the tools' own.
+fn interfaces() -> impl Strategy<Value = String> {
+    let name = prop_oneof![
+        "[a-zA-Z][a-zA-Z0-9_.-]{0,14}",
+        prop::sample::select(std::vec!["lo", "eth0", "tcp", "mark", "ip6", "return", "counter"])
+            .prop_map(str::to_owned),
+    ];
+    vec(name, 0..3).prop_map(|names| list(&names))
+}
+
+fn servers() -> impl Strategy<Value = (String, String)> {
+    let v4 = vec(any::<Ipv4Addr>(), 0..3).prop_map(|servers| list(&servers));
+    let v6 = vec(any::<Ipv6Addr>(), 0..3).prop_map(|servers| list(&servers));
+    (v4, v6)
+}
+
+/// Every option but `backend`, which is the test's, and `customRules`, which is not generated; each is left out at times.
 fn options() -> impl Strategy<Value = Interception> {
-    let ports = (
-        prop_oneof![Just("*".to_owned()), port_list()],
-        port_list(),
-        port_list(),
-        port_list(),
+    let maybe = |strategy: BoxedStrategy<String>| proptest::option::weighted(0.7, strategy);
+    let port = || (1_u16..).prop_map(|port| port.to_string()).boxed();
+    let number = || (1_u32..).prop_map(|number| number.to_string()).boxed();
+    let yes = || any::<bool>().prop_map(|yes| yes.to_string()).boxed();
+    let loopback = prop_oneof![Just("127.0.0.1/32".to_owned()), Just("127.0.0.0/8".to_owned())];
+    let how = (
+        prop::sample::select(std::vec!["REDIRECT", "TPROXY"]),
+        maybe(port()),
+        maybe(port()),
+        maybe(port()),
+        maybe(owners().boxed()),
+        maybe(owners().boxed()),
+        maybe(number()),
+        maybe(number()),
     );
-    let ranges = prop_oneof![
-        Just("*"),
-        Just(""),
-        Just("10.1.2.3/8,2001:db8::/32"),
-        Just("127.0.0.0/8")
-    ];
-    let dns = prop_oneof![
-        Just("redirectDNS: false"),
-        Just("redirectDNS: true"),
-        Just("{redirectDNS: true, captureAllDNS: true}"),
-        Just("{redirectDNS: true, dnsServersV4: 10.96.0.10, dnsServersV6: 'fd00::a'}"),
-    ];
-    let owners = prop_oneof![Just("*"), Just(""), Just("1,2,3")];
+    let what = (
+        maybe(all_or(ports()).boxed()),
+        maybe(ports().boxed()),
+        maybe(all_or(ranges()).boxed()),
+        maybe(ranges().boxed()),
+        maybe(ports().boxed()),
+        maybe(ports().boxed()),
+        maybe(all_or(ids(49)).boxed()),
+        maybe(ids(9).boxed()),
+    );
     let rest = (
-        any::<bool>(),
-        any::<bool>(),
-        any::<bool>(),
-        prop_oneof![Just(""), Just("eth1"), Just("a0,b0")],
+        maybe(interfaces().boxed()),
+        maybe(interfaces().boxed()),
+        maybe(yes()),
+        maybe(yes()),
+        servers(),
+        maybe(yes()),
+        maybe(yes()),
+        maybe(loopback.boxed()),
     );
-    (ports, ranges, dns, owners, rest).prop_map(
-        |(ports, ranges, dns, owners, (tproxy, invalid, v6, interfaces))| {
-            let text = |text: &str| Some(Text(text.to_owned()));
-            let written = Raw {
-                mode: text(if tproxy { "TPROXY" } else { "REDIRECT" }),
-                include_inbound_ports: text(&ports.0),
-                exclude_inbound_ports: text(&ports.1),
-                include_outbound_ports: text(&ports.2),
-                exclude_outbound_ports: text(&ports.3),
-                include_outbound_ip_ranges: text(ranges),
-                include_outbound_owner_groups: text(owners),
-                exclude_interfaces: text(interfaces),
-                reroute_virtual_interfaces: text(interfaces),
-                drop_invalid: text(&invalid.to_string()),
-                enable_ipv6: text(&v6.to_string()),
-                ..Raw::default()
-            };
-            written
-                .or(serde_yaml::from_str(dns).unwrap())
-                .resolve(Start::Injector)
-                .unwrap()
-        },
-    )
+    (how, what, rest).prop_map(|(how, what, rest)| {
+        let text = |text: Option<String>| text.map(Text);
+        let written = Raw {
+            mode: text(Some(how.0.to_owned())),
+            proxy_port: text(how.1),
+            inbound_capture_port: text(how.2),
+            inbound_tunnel_port: text(how.3),
+            proxy_uid: text(how.4),
+            proxy_gid: text(how.5),
+            tproxy_mark: text(how.6),
+            tproxy_route_table: text(how.7),
+            include_inbound_ports: text(what.0),
+            exclude_inbound_ports: text(what.1),
+            include_outbound_ip_ranges: text(what.2),
+            exclude_outbound_ip_ranges: text(what.3),
+            include_outbound_ports: text(what.4),
+            exclude_outbound_ports: text(what.5),
+            include_outbound_owner_groups: text(what.6),
+            exclude_outbound_owner_groups: text(what.7),
+            exclude_interfaces: text(rest.0),
+            reroute_virtual_interfaces: text(rest.1),
+            redirect_dns: text(rest.2),
+            capture_all_dns: text(rest.3),
+            dns_servers_v4: text(Some(rest.4.0)),
+            dns_servers_v6: text(Some(rest.4.1)),
+            drop_invalid: text(rest.5),
+            enable_ipv6: text(rest.6),
+            host_ipv4_loopback_cidr: text(rest.7),
+            ..Raw::default()
+        };
+        written.resolve(Start::Injector).unwrap()
+    })
 }
 
-#[test]
-fn whatever_the_options_the_tool_takes_the_rules() {
+/// Shows a tool the rules of random configurations; one that is refused is made as small as it can be, and told with its
+/// rules and the tool's words.
+fn shown(texts: impl Fn(Interception) -> Vec<(&'static [&'static str], String)>) {
     let namespace = Namespace::new();
+    let cases = configurations();
     let mut runner = TestRunner::new(Config {
-        cases: 150,
+        cases,
+        failure_persistence: None,
         ..Config::default()
     });
-    runner
-        .run(&options(), |options| {
-            let ruleset = generate(&options);
-            for (family, program) in [
-                (Family::V4, "iptables-nft-restore"),
-                (Family::V6, "ip6tables-nft-restore"),
-            ] {
-                let text = render(&ruleset, family);
-                let mut child = namespace
-                    .command(program, &["--noflush", "--test"])
-                    .spawn()
-                    .unwrap();
-                child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-                let output = child.wait_with_output().unwrap();
-                prop_assert!(
-                    output.status.success(),
-                    "{text}\n{}",
-                    String::from_utf8_lossy(&output.stderr)
-                );
-            }
-            Ok(())
-        })
-        .unwrap();
-}
-
-#[test]
-fn whatever_the_options_nft_takes_the_rules() {
-    let namespace = Namespace::new();
-    let mut runner = TestRunner::new(Config {
-        cases: 150,
-        ..Config::default()
-    });
-    runner
-        .run(&options(), |options| {
-            let text = nft::render(&generate(&Interception {
-                backend: Backend::Nftables,
-                ..options
-            }));
-            let mut child = namespace.command("nft", &["--check", "-f", "-"]).spawn().unwrap();
+    let result = runner.run(&options(), |options| {
+        for (tool, text) in texts(options) {
+            let mut child = namespace.command(tool[0], &tool[1..]).spawn().unwrap();
             child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
             let output = child.wait_with_output().unwrap();
             prop_assert!(
                 output.status.success(),
-                "{text}\n{}",
+                "{tool:?}: {}\n{text}",
                 String::from_utf8_lossy(&output.stderr)
             );
-            Ok(())
-        })
-        .unwrap();
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+    println!("the rules of {cases} configurations were taken");
+}
+
+#[test]
+fn whatever_the_options_the_tool_takes_the_rules() {
+    shown(|options| {
+        let ruleset = generate(&options);
+        std::vec![
+            (
+                ["iptables-nft-restore", "--noflush", "--test"].as_slice(),
+                render(&ruleset, Family::V4)
+            ),
+            (
+                &["ip6tables-nft-restore", "--noflush", "--test"],
+                render(&ruleset, Family::V6)
+            ),
+        ]
+    });
+}
+
+#[test]
+fn whatever_the_options_nft_takes_the_rules() {
+    shown(|options| {
+        let options = Interception {
+            backend: Backend::Nftables,
+            ..options
+        };
+        std::vec![(
+            ["nft", "--check", "-f", "-"].as_slice(),
+            nft::render(&generate(&options))
+        )]
+    });
 }
 
 #[test]

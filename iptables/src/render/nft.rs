@@ -1,13 +1,15 @@
 //! A ruleset as `nft -f` input, in Istio's layout: tables `inet istio-proxy-nat`, `-mangle`, `-raw`.
 //!
 //! Conditions stand in one order whatever the rule: interfaces, protocol, state, marks, addresses, ports, owner. Istio
-//! writes a few rules in another order, or leaves out a protocol that a port implies; nft makes the same of both.
+//! writes a few rules in another order, leaves out a protocol that a port implies, or the quotes of an interface; nft makes
+//! the same of both.
 
 use std::fmt::Display;
 
 use ipnet::IpNet;
 
 use super::Line;
+use crate::options::Interface;
 use crate::rule::{Is, Mark, Match, Protocol, Rule, Target};
 use crate::ruleset::{ChainId, Family, Hook, Place, Ruleset, Table};
 
@@ -182,6 +184,14 @@ fn either<T: Display>(key: &str, is: &Is<T>) -> String {
     }
 }
 
+/// An interface may be called `tcp` or `mark`, which bare are words of nft's own.
+fn quoted(is: &Is<Interface>) -> Is<String> {
+    match is {
+        Is::Exactly(name) => Is::Exactly(format!("\"{name}\"")),
+        Is::Not(name) => Is::Not(format!("\"{name}\"")),
+    }
+}
+
 fn address(key: &str, is: &Is<IpNet>) -> String {
     let (Is::Exactly(net) | Is::Not(net)) = is;
     either(&format!("{} {key}", keyword(net)), is)
@@ -190,8 +200,8 @@ fn address(key: &str, is: &Is<IpNet>) -> String {
 fn match_text(each: &Match, protocol: Option<Protocol>) -> String {
     let transport = protocol.map_or("th".to_owned(), |protocol| protocol.to_string());
     match each {
-        Match::InInterface(is) => either("iifname", is),
-        Match::OutInterface(is) => either("oifname", is),
+        Match::InInterface(is) => either("iifname", &quoted(is)),
+        Match::OutInterface(is) => either("oifname", &quoted(is)),
         Match::Source(is) => address("saddr", is),
         Match::Destination(is) => address("daddr", is),
         Match::Protocol(is) => either("meta l4proto", is),

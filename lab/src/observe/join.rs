@@ -18,6 +18,8 @@ use super::{Error, NODE, Origin};
 /// The sidecar's listeners that log.
 const LOGGED: [u16; 4] = [15001, 15006, 15021, 15090];
 const DNS: u16 = 53;
+/// More connections than this, each for the sake of the one before, go round in a circle.
+const DEEPEST: usize = 100;
 /// Where the agent answers for the app's probes, and from which address it asks the app.
 const HEALTH: u16 = 15020;
 const INBOUND: [IpAddr; 2] = [
@@ -68,6 +70,7 @@ pub(super) fn look(seen: &Seen, mark: Mark, origins: &[Origin], parallel: bool) 
         silent: false,
         used: HashSet::new(),
         visited: Vec::new(),
+        depth: 0,
         legs: Vec::new(),
         entries: Vec::new(),
         unobserved: seen.losses[mark.losses..].to_vec(),
@@ -126,6 +129,8 @@ struct Walk<'a> {
     used: HashSet<usize>,
     /// Pods whose apps were reached.
     visited: Vec<usize>,
+    /// How many connections there are between an origin and the one that is followed.
+    depth: usize,
     legs: Vec<ObservedLeg>,
     entries: Vec<Entry>,
     unobserved: Vec<String>,
@@ -178,6 +183,19 @@ impl Walk<'_> {
 
     /// One leg, and all that its connection carried. `request` is the request id that rode it, where that is known.
     fn follow(&mut self, id: usize, owner: Option<&Owner>, request: Option<&str>) {
+        if self.depth == DEEPEST {
+            self.unobserved.push(format!(
+                "pod `{}`: the request goes round and round; what comes after {DEEPEST} connections in a row is not followed",
+                self.seen.pods[self.seen.connections[id].pod].name
+            ));
+            return;
+        }
+        self.depth += 1;
+        self.follow_one(id, owner, request);
+        self.depth -= 1;
+    }
+
+    fn follow_one(&mut self, id: usize, owner: Option<&Owner>, request: Option<&str>) {
         let connection = &self.seen.connections[id];
         let reused = !self.ridden.insert(id) || id < self.mark.connections;
         let name = &self.seen.pods[connection.pod].name;
