@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::fail;
-use super::labs::{Interruption, Jobs, Next, ready, request_of, run_quietly};
+use super::labs::{Interruption, Jobs, Next, by_processors, ready, request_of, run_quietly};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::race::decide::{Deciding, Seen, decide};
@@ -29,9 +29,9 @@ pub(super) struct Args {
     /// What the drawing begins with
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// How many orders run at the same time
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
-    jobs: u16,
+    /// How many orders run at the same time [default: two for each processor, as a lab mostly waits]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
     /// What is written
     #[arg(long, value_enum, default_value_t = Format::Human)]
     output: Format,
@@ -57,7 +57,11 @@ pub(super) fn run(args: Args) -> Result<Exit, Exit> {
     let machine = ready([&race.scenario], None)?;
     let file = args.file.display().to_string();
     let request = request_of(file.clone(), text, &race.scenario, machine.envoy.as_ref());
-    let (ran, exit) = machine.runtime.block_on(run_all(&request, &orders, args.jobs))?;
+    let (ran, exit) = machine.runtime.block_on(run_all(
+        &request,
+        &orders,
+        args.jobs.unwrap_or_else(by_processors),
+    ))?;
     let report = RaceReport {
         name: race.scenario.name.clone(),
         file,

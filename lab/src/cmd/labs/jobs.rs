@@ -1,9 +1,17 @@
 //! Labs of which some run at the same time, until all have ended or the user wants no more of them.
 
+use std::num::NonZeroUsize;
+
 use tokio::task::JoinSet;
 
 use super::{Interruption, Stop};
 use crate::exit::Exit;
+
+/// Two labs for each processor: one of them waits for something most of the time.
+pub(in crate::cmd) fn by_processors() -> u16 {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    u16::try_from(2 * processors).unwrap_or(u16::MAX).min(256)
+}
 
 /// Labs that run, and those that wait for their turn.
 pub(in crate::cmd) struct Jobs<W, T> {

@@ -9,5 +9,5 @@ mod machine;
 pub(super) use drive::{Show, Steps, drive, request_of, run_quietly};
 pub(super) use files::{Checked, check_files};
 pub(super) use interruption::{Interruption, Stop};
-pub(super) use jobs::{Jobs, Next};
+pub(super) use jobs::{Jobs, Next, by_processors};
 pub(super) use machine::{ready, runtime};
