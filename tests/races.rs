@@ -136,11 +136,50 @@ fn a_race_with_a_circle_is_refused_with_its_place() {
 #[test]
 fn the_shipped_race_shows_its_first_order() {
     let file = root().join("scenarios/races/startup.race.yaml");
-    let order = "rules, sidecar, xds.lds, shop.listen, first call, first caller";
+    let order = "rules, sidecar, xds.cds, xds.eds, xds.lds, xds.rds, shop.listen, first call, first caller";
     let lab = Lab::new("race")
         .arg(file.to_str().unwrap())
         .arg("--replay")
         .arg(order);
     let ended = lab.status(0);
     assert_eq!(ended.stdout.matches("    good  ").count(), 2, "{}", ended.stdout);
+}
+
+/// All of its orders take a minute; these forty are enough to tell what decides, but for the sidecar before the first call.
+#[test]
+fn the_shipped_race_says_what_decides() {
+    let file = root().join("scenarios/races/startup.race.yaml");
+    let drawn = ["--max", "40", "--seed", "1", "--output", "json"];
+    let lab = drawn
+        .iter()
+        .fold(Lab::new("race").arg(file.to_str().unwrap()), |lab, arg| {
+            lab.arg(arg)
+        });
+    let document = lab.status(0).json();
+    assert_eq!(
+        (&document["race"]["orders"], &document["race"]["kinds"]),
+        (&"7560".into(), &405.into())
+    );
+    let rows = document["race"]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 40);
+    let decides = |request: usize| document["race"]["decides"][request]["decides"].clone();
+    assert_eq!(
+        decides(0),
+        "good if and only if rules before first call and xds.rds (after xds.cds, xds.eds, xds.lds) before first call"
+    );
+    assert_eq!(
+        decides(1),
+        "good if and only if rules before first caller and sidecar before first caller and xds.rds (after xds.cds, \
+         xds.eds, xds.lds) before first caller and shop.listen before first caller"
+    );
+    let past = rows
+        .iter()
+        .filter(|row| row["requests"][0]["class"] == "out past the sidecar");
+    for row in past {
+        let order = row["order"].as_str().unwrap();
+        assert!(
+            order.find("first call").unwrap() < order.find("rules").unwrap(),
+            "{order}"
+        );
+    }
 }

@@ -1,7 +1,8 @@
-//! What of the host a lab must leave as it was: links, addresses, rules, namespaces, sysctls, mounts, processes.
+//! What of the host a lab must leave as it was: links, addresses, routes, rules, namespaces, sysctls, mounts, devices, names.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::Command;
 
@@ -10,12 +11,17 @@ use std::process::Command;
 pub(crate) struct Host {
     links: String,
     addresses: String,
+    routes: String,
     rules: String,
+    rules_v6: String,
     named_namespaces: String,
     iptables: String,
+    ip6tables: String,
     nft: String,
     sysctls: BTreeSet<String>,
     mounts: BTreeSet<String>,
+    devices: BTreeSet<String>,
+    names: BTreeSet<String>,
 }
 
 impl Host {
@@ -24,12 +30,17 @@ impl Host {
         Self {
             links: said("ip", &["-d", "link"]),
             addresses: said("ip", &["-o", "address"]),
+            routes: said("ip", &["route", "show", "table", "all"]),
             rules: said("ip", &["rule"]),
+            rules_v6: said("ip", &["-6", "rule"]),
             named_namespaces: said("ip", &["netns"]),
             iptables: without_counters(&said("iptables-save", &[])),
+            ip6tables: without_counters(&said("ip6tables-save", &[])),
             nft: said("nft", &["list", "ruleset"]),
             sysctls: sysctls(),
             mounts: mounts(),
+            devices: devices(),
+            names: names(),
         }
     }
 }
@@ -49,6 +60,29 @@ fn said(program: &str, args: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The devices of /dev, each with its owner and its mode.
+fn devices() -> BTreeSet<String> {
+    let of_device = |entry: fs::DirEntry| {
+        let data = fs::symlink_metadata(entry.path()).ok()?;
+        let kind = data.file_type();
+        let is_device = kind.is_char_device() || kind.is_block_device();
+        let place = entry.path().display().to_string();
+        is_device.then(|| format!("{place} {}:{} {:o}", data.uid(), data.gid(), data.mode()))
+    };
+    let all = fs::read_dir("/dev").into_iter().flatten().flatten();
+    all.filter_map(of_device).collect()
+}
+
+/// The files from which programs learn names and addresses.
+fn names() -> BTreeSet<String> {
+    let files = ["hosts", "resolv.conf", "nsswitch.conf", "gai.conf", "host.conf"];
+    let text = |name: &str| {
+        let text = fs::read_to_string(Path::new("/etc").join(name)).ok();
+        format!("{name}: {text:?}")
+    };
+    files.into_iter().map(text).collect()
 }
 
 /// `iptables-save` stamps its output with the time, and counts packets.

@@ -3,11 +3,10 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::{
-    Error, Snapshot, Spawn, Tool, failed, feed, read, refuse_group_names, refused_by_nft, refused_line, run,
-};
-use crate::render::{Line, nft};
-use crate::ruleset::{Family, Ruleset};
+use super::invoke::{feed, printed, refused_by_nft, refused_line};
+use super::{Error, Snapshot, Spawn, Tool, read};
+use crate::render::Line;
+use crate::ruleset::Family;
 
 /// The option that names such a text.
 const OPTION: &str = "customRules";
@@ -57,12 +56,6 @@ pub async fn nft_text(nft: &Path, text: &str, doing: Doing, spawn: Spawn<'_>) ->
         .map_err(of_text)
 }
 
-/// Loads `ruleset` by `nft` as Istio does: its tables are emptied first, so a second time changes nothing.
-pub async fn load_nft(nft: &Path, ruleset: &Ruleset, spawn: Spawn<'_>) -> Result<(), Error> {
-    refuse_group_names(ruleset)?;
-    super::feed_nft(nft, &nft::lines(ruleset), spawn).await
-}
-
 /// The rules of these families that are there, in the kernel's order.
 pub async fn list(tool: &Tool, families: &[Family], spawn: Spawn<'_>) -> Result<Vec<Listed>, Error> {
     let mut rules = Vec::new();
@@ -98,11 +91,7 @@ fn listed_by_save(family: &str, snapshot: &Snapshot) -> Vec<Listed> {
 /// The rules of all tables but `except`, as `nft` lists them, in the kernel's order.
 pub async fn list_nft(nft: &Path, except: &str, spawn: Spawn<'_>) -> Result<Vec<Listed>, Error> {
     let arguments = ["--stateless", "--numeric", "list", "ruleset"].map(OsStr::new);
-    let output = run(nft, &arguments, String::new(), spawn).await?;
-    if !output.status.success() {
-        return Err(failed(nft, &output));
-    }
-    let mut rules = listed_by_nft(&String::from_utf8_lossy(&output.stdout));
+    let mut rules = listed_by_nft(&printed(nft, &arguments, spawn).await?);
     rules.retain(|rule| rule.table != except);
     Ok(rules)
 }
@@ -138,14 +127,6 @@ pub async fn read_nft(nft: &Path, except: &str, spawn: Spawn<'_>) -> Result<Snap
         )
     };
     Ok(Snapshot(rules.iter().map(line).collect()))
-}
-
-impl Snapshot {
-    /// Whether no rule is there.
-    pub fn has_no_rule(&self) -> bool {
-        let is_rule = |line: &String| line.starts_with("-A ") || line.starts_with("add rule ");
-        !self.0.iter().any(is_rule)
-    }
 }
 
 fn lines(text: &str) -> Vec<Line<'static>> {

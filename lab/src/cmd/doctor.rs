@@ -1,23 +1,13 @@
 //! `lab doctor`: does on a small scale what a lab does, and says what is missing.
 
+use super::labs;
 use crate::exit::Exit;
 use crate::report::terminal;
 use crate::world::envoy;
-use crate::world::preflight;
 
-pub(super) fn run() -> Exit {
-    if let Err(missing) = preflight::check() {
-        terminal::complain(&format!("error: {missing}\n"));
-        return Exit::Machine;
-    }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            terminal::complain(&format!("error: starting the runtime: {error}\n"));
-            return Exit::Lab;
-        }
-    };
-    let envoy = match runtime.block_on(envoy::find(None)) {
+pub(super) fn run() -> Result<Exit, Exit> {
+    let machine = labs::ready([], None)?;
+    let envoy = match machine.runtime.block_on(envoy::find(None)) {
         Ok(envoy) => format!("Envoy {}: {}", envoy.version, envoy.path.display()),
         Err(missing) => format!("no `proxy: envoy`: {missing}"),
     };
@@ -26,5 +16,5 @@ pub(super) fn run() -> Exit {
         Err(missing) => format!("no `backend: nftables`: {missing}"),
     };
     terminal::print(&format!("this machine can run a lab\n{envoy}\n{nft}\n"));
-    Exit::Held
+    Ok(Exit::Held)
 }

@@ -1,6 +1,7 @@
-//! The subcommands: one file each, with its clap type, its help and its `run`.
+//! The subcommands: a module each, with its clap type, its help and its `run`; `labs`: what those that start labs share.
 
 mod doctor;
+mod labs;
 mod race;
 mod rules;
 mod run;
@@ -78,10 +79,10 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     match cli.command {
-        Command::Run(args) => run::run(args).into(),
-        Command::Race(args) => race::run(args).into(),
-        Command::Rules { command } => rules::run(command).into(),
-        Command::Doctor => doctor::run().into(),
+        Command::Run(args) => code(run::run(args)),
+        Command::Race(args) => code(race::run(args)),
+        Command::Rules { command } => code(rules::run(command)),
+        Command::Doctor => code(doctor::run()),
         Command::Schema => {
             terminal::print(&format!("{:#}\n", crate::scenario::schema()));
             Exit::Held.into()
@@ -98,6 +99,17 @@ pub fn main() -> ExitCode {
         Command::App(args) => crate::app::run(args),
         Command::Request(args) => crate::client::run(args),
     }
+}
+
+/// A command that cannot go on gives the status that it ends with as an error.
+fn code(done: Result<Exit, Exit>) -> ExitCode {
+    done.unwrap_or_else(|exit| exit).into()
+}
+
+/// Complains, and gives the exit status.
+fn fail(exit: Exit, message: &str) -> Exit {
+    terminal::complain(&format!("error: {message}\n"));
+    exit
 }
 
 /// Help and version are no failure; anything else is bad usage.

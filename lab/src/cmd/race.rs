@@ -1,24 +1,18 @@
 //! `lab race FILE`: every order in which the events of a pod's start can come, each in a mesh of its own, some at a time.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-
-use super::run::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
+use super::fail;
+use super::labs::{Interruption, Jobs, Next, by_processors, ready, request_of, run_quietly};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
 use crate::race::decide::{Deciding, Seen, decide};
 use crate::race::orders::Problem;
 use crate::race::{order_text, parse_order};
-use crate::report::human::Detail;
 use crate::report::race::{RaceReport, Ran, Row, document, human};
 use crate::report::terminal;
-use crate::report::{LabError, Outcome, ScenarioReport, StepReport};
-use crate::scenario::model::ProxyKind;
+use crate::report::{Outcome, ScenarioReport, StepReport};
 use crate::scenario::race::{Event, Race};
-use crate::world::preflight;
 
 /// Run every order in which a pod's start can go, and say what decides
 #[derive(Debug, clap::Args)]
@@ -35,9 +29,9 @@ pub(super) struct Args {
     /// What the drawing begins with
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// How many orders run at the same time
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
-    jobs: u16,
+    /// How many orders run at the same time [default: two for each processor, as a lab mostly waits]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
     /// What is written
     #[arg(long, value_enum, default_value_t = Format::Human)]
     output: Format,
@@ -49,43 +43,25 @@ enum Format {
     Json,
 }
 
-pub(super) fn run(args: Args) -> Exit {
+pub(super) fn run(args: Args) -> Result<Exit, Exit> {
     let (text, race) = match crate::scenario::load_race(&args.file) {
         Ok(loaded) => loaded,
         Err(error) => {
             terminal::complain(&format!("{}\n", error.render()));
-            return Exit::Usage;
+            return Err(Exit::Usage);
         }
     };
     let problem = problem(&race);
-    let (orders, kinds, chosen) = match chosen(&args, &race, &problem) {
-        Ok(chosen) => chosen,
-        Err(why) => {
-            terminal::complain(&format!("error: --replay: {why}\n"));
-            return Exit::Usage;
-        }
-    };
-    if let Err(missing) = preflight::check().and_then(|()| preflight::nft(&race.scenario)) {
-        terminal::complain(&format!("error: {missing}\n"));
-        return Exit::Machine;
-    }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            terminal::complain(&format!("error: starting the runtime: {error}\n"));
-            return Exit::Lab;
-        }
-    };
+    let (orders, kinds, chosen) =
+        chosen(&args, &race, &problem).map_err(|why| fail(Exit::Usage, &format!("--replay: {why}")))?;
+    let machine = ready([&race.scenario], None)?;
     let file = args.file.display().to_string();
-    let ended = runtime.block_on(async {
-        let envoy = find_envoy(race.scenario.has(ProxyKind::Envoy), None).await?;
-        let request = request_of(file.clone(), text, &race.scenario, envoy.as_ref());
-        Ok(run_all(&request, &orders, args.jobs).await)
-    });
-    let (ran, exit) = match ended {
-        Ok(ended) => ended,
-        Err(exit) => return exit,
-    };
+    let request = request_of(file.clone(), text, &race.scenario, machine.envoy.as_ref());
+    let (ran, exit) = machine.runtime.block_on(run_all(
+        &request,
+        &orders,
+        args.jobs.unwrap_or_else(by_processors),
+    ))?;
     let report = RaceReport {
         name: race.scenario.name.clone(),
         file,
@@ -108,8 +84,8 @@ pub(super) fn run(args: Args) -> Exit {
         Format::Human => human(&report),
         Format::Json => format!("{:#}\n", document(&report)),
     });
-    ran.iter()
-        .fold(exit, |exit, ran| exit.worse(exit_of(ran.as_ref())))
+    let exits = ran.iter().map(|ran| exit_of(ran.as_ref()));
+    Ok(exits.fold(exit, Exit::worse))
 }
 
 /// A request that ends badly is what a race is about; only what could not be seen, or done, is a failure.
@@ -164,62 +140,33 @@ fn chosen(args: &Args, race: &Race, problem: &Problem) -> Result<Chosen, String>
 async fn run_all(
     request: &RunRequest,
     orders: &[Vec<usize>],
-    jobs: u16,
-) -> (Vec<Option<ScenarioReport>>, Exit) {
+    most: u16,
+) -> Result<(Vec<Option<ScenarioReport>>, Exit), Exit> {
+    let user = Interruption::new()?;
+    let stopped = user.stopped();
+    let waiting = orders.iter().enumerate().map(|(index, order)| {
+        let request = RunRequest {
+            order: Some(order.clone()),
+            ..request.clone()
+        };
+        let ended = run_quietly(request, stopped.clone());
+        async move { (index, ended.await) }
+    });
+    let mut jobs = Jobs::new(most, waiting, user);
     let mut reports: Vec<Option<ScenarioReport>> = orders.iter().map(|_| None).collect();
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            terminal::complain(&format!("error: catching signals: {error}\n"));
-            return (reports, Exit::Lab);
-        }
-    };
-    let (stop, stopped) = watch::channel(Stop::No);
     let mut exit = Exit::Held;
-    let mut waiting: VecDeque<usize> = (0..orders.len()).collect();
-    let mut running: JoinSet<(usize, Result<ScenarioReport, LabError>)> = JoinSet::new();
-    loop {
-        while running.len() < usize::from(jobs) && *stopped.borrow() == Stop::No {
-            let Some(index) = waiting.pop_front() else { break };
-            let request = RunRequest {
-                order: Some(orders[index].clone()),
-                ..request.clone()
-            };
-            let stopped = stopped.clone();
-            running.spawn(async move { (index, run_one(request, stopped).await) });
-        }
-        tokio::select! {
-            ended = running.join_next() => match ended {
-                None => break,
-                Some(Ok((index, Ok(report)))) => reports[index] = Some(report),
-                Some(Ok((_, Err(error)))) => {
-                    terminal::complain(&format!("error: {}\n", error.message));
-                    exit = exit.worse(if error.machine { Exit::Machine } else { Exit::Lab });
-                }
-                Some(Err(error)) => {
-                    terminal::complain(&format!("error: a run ended abnormally: {error}\n"));
-                    exit = exit.worse(Exit::Lab);
-                }
-            },
-            signalled = signals.next() => {
-                exit = exit.worse(signalled);
-                stop.send_modify(|stop| *stop = stop.harder());
+    while let Some(next) = jobs.next().await {
+        exit = exit.worse(match next {
+            Next::Ended((index, Ok(report))) => {
+                reports[index] = Some(report);
+                Exit::Held
             }
-        }
+            Next::Ended((_, Err(error))) => fail(error.exit(), &error.message),
+            Next::Lost(why) => fail(Exit::Lab, &why),
+            Next::Interrupted(signalled, _) => signalled,
+        });
     }
-    (reports, exit)
-}
-
-async fn run_one(request: RunRequest, stopped: watch::Receiver<Stop>) -> Result<ScenarioReport, LabError> {
-    let show = Show {
-        live: false,
-        detail: Detail::Brief,
-    };
-    let mut steps = Steps {
-        ended: Vec::new(),
-        up: None,
-    };
-    drive(request, show, stopped, &mut steps).await
+    Ok((reports, exit))
 }
 
 fn requests<'r>(race: &Race, order: &[usize], ran: &'r ScenarioReport) -> Vec<(usize, &'r StepReport)> {
@@ -308,10 +255,10 @@ fn words(race: &Race, request: usize, deciding: &Deciding, rows: usize) -> Strin
             "the order does not decide it: the same events came before, and it ended differently".to_owned()
         }
         Deciding::GoodWhen(ways) => {
-            let literal = |(event, before): &(usize, bool)| {
-                let event = race.events[*event].name();
+            let literal = |(index, before): &(usize, bool)| {
+                let event = race.events[*index].name();
                 if *before {
-                    format!("{event} before {name}")
+                    format!("{event}{} before {name}", after(race, *index))
                 } else {
                     format!("{name} before {event}")
                 }
@@ -320,6 +267,17 @@ fn words(race: &Race, request: usize, deciding: &Deciding, rows: usize) -> Strin
             let ways: Vec<String> = ways.iter().map(way).collect();
             format!("good if and only if {}", ways.join(", or "))
         }
+    }
+}
+
+/// What has come before an event, whatever the order: it is as necessary as the event.
+fn after(race: &Race, event: usize) -> String {
+    let before = problem(race).always_before(event);
+    let names: Vec<&str> = before.iter().map(|event| race.events[*event].name()).collect();
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(" (after {})", names.join(", "))
     }
 }
 

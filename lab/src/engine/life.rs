@@ -19,7 +19,7 @@ use std::rc::Rc;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use super::identity::Identity;
+use super::identity;
 use super::lab::Lab;
 use super::logs::{self, Stream};
 use super::state::{Admin, Running, State};
@@ -188,22 +188,13 @@ fn spawn_agent(lab: &Rc<Lab>, id: PodId) -> Result<(), String> {
         args.extend(["--app-metrics".to_owned(), metrics.clone()]);
     }
     args.extend(supervise::agent_args(lab, id));
-    let Identity {
-        uid,
-        gid,
-        groups,
-        capabilities,
-    } = Identity::of(pod, ProcessName::Agent);
     let process = spawn(
         lab,
         id,
         Spec {
             role: "agent".to_owned(),
             program: Program::Lab(args),
-            uid,
-            gid,
-            groups,
-            capabilities,
+            identity: identity::of(pod, ProcessName::Agent),
             env: Vec::new(),
             stdin: Stdin::Null,
             inherit: vec![(events_end.into(), EVENTS_FD), (wait_end.into(), WAIT_FD)],
@@ -296,12 +287,6 @@ async fn start_container(lab: &Rc<Lab>, id: PodId, container: ContainerId) {
 fn spawn_container(lab: &Rc<Lab>, id: PodId, container_id: ContainerId) -> Result<(), String> {
     let pod = lab.scenario.pod(id);
     let container = pod.container(container_id);
-    let Identity {
-        uid,
-        gid,
-        groups,
-        capabilities,
-    } = Identity::of(pod, ProcessName::Container(container_id));
     let mut inherit = Vec::new();
     let mut events = None;
     let mut wait = None;
@@ -331,10 +316,7 @@ fn spawn_container(lab: &Rc<Lab>, id: PodId, container_id: ContainerId) -> Resul
         Spec {
             role: container.name.clone(),
             program,
-            uid,
-            gid,
-            groups,
-            capabilities,
+            identity: identity::of(pod, ProcessName::Container(container_id)),
             env: container.env.clone(),
             stdin: Stdin::Null,
             inherit,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
-use super::identity::Identity;
+use super::identity;
 use super::lab::Lab;
 use super::state::State;
 use crate::istiod::registry::{Command, Report};
@@ -40,19 +40,10 @@ pub(super) fn start_istiod(lab: &Rc<Lab>) -> Result<(), String> {
         args.extend(["--monitoring-address".to_owned(), any(ISTIOD_HTTP_PORT)]);
     }
     let theirs = OwnedFd::from(theirs);
-    let Identity {
-        uid,
-        gid,
-        groups,
-        capabilities,
-    } = Identity::proxy();
     let spec = Spec {
         role: "istiod".to_owned(),
         program: Program::Lab(args),
-        uid,
-        gid,
-        groups,
-        capabilities,
+        identity: identity::proxy(),
         env: Vec::new(),
         stdin: Stdin::Null,
         inherit: vec![(theirs.as_fd().try_clone_to_owned().map_err(said)?, CONTROL_FD)],

@@ -3,6 +3,7 @@
 //! This runs in the world process, on one thread: a `current_thread` runtime and a `LocalSet`. Every task belongs to
 //! the `Lab` and ends with it.
 
+mod command;
 mod facts;
 mod faults;
 mod identity;
@@ -118,14 +119,9 @@ async fn run(
         error: None,
         rules: Vec::new(),
     };
-    let interrupted = LabError {
-        machine: false,
-        mistake: false,
-        message: "interrupted".to_owned(),
-    };
     let outcome = tokio::select! {
         outcome = run_steps(request, started, events, &mut report) => outcome,
-        () = end_of_file(control) => Err(interrupted),
+        () = end_of_file(control) => Err(LabError::lab("interrupted".to_owned())),
     };
     report.error = outcome.err();
     report.seconds = started.elapsed().as_secs_f64();
@@ -146,13 +142,9 @@ async fn run_steps(
     events: &mut Events,
     report: &mut ScenarioReport,
 ) -> Result<(), LabError> {
-    let failed = |message: String| LabError {
-        machine: false,
-        mistake: false,
-        message,
+    let mistaken = |_mistakes: scenario::Mistakes| {
+        LabError::lab("the file that the host side checked has mistakes".to_owned())
     };
-    let mistaken =
-        |_mistakes: scenario::Mistakes| failed("the file that the host side checked has mistakes".to_owned());
     let files = Files::Read(request.files.clone());
     let mut scenario = match &request.order {
         None => {
@@ -172,7 +164,7 @@ async fn run_steps(
         scenario.mutate(mutant);
     }
     report.name.clone_from(&scenario.name);
-    entry::settle_in(request.envoy.as_deref()).map_err(|error| failed(chain(&error)))?;
+    entry::settle_in(request.envoy.as_deref()).map_err(|error| LabError::lab(chain(&error)))?;
     let steps = scenario.steps.clone();
     events
         .send(&RunEvent::Progress {
@@ -204,14 +196,14 @@ async fn run_steps(
         let is_noticed = request.mutant.is_some() && ended.result != Outcome::Pass;
         report.steps.push(ended);
         if let Some(failure) = lab.watched.read(|state| state.failure.clone()) {
-            return Err(failed(failure));
+            return Err(LabError::lab(failure));
         }
         if is_noticed {
             break;
         }
     }
     if request.list_rules {
-        report.rules = rules::listed(&lab).await.map_err(failed)?;
+        report.rules = rules::listed(&lab).await.map_err(LabError::lab)?;
     }
     up::down(lab).await;
     Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 
-use super::identity::Identity;
+use super::identity;
 use super::lab::Lab;
 use super::lab::{protocol_of, role_of};
 use super::life;
@@ -136,7 +136,7 @@ async fn quiet(lab: &Lab) {
 fn told(result: wire::Result, collected: &Collected) -> AnswerReport {
     let log = collected.entries.iter().map(|entry| LogReport {
         pod: entry.pod.clone(),
-        fields: entry.fields.clone(),
+        fields: entry.fields(),
     });
     AnswerReport {
         error: result.error,
@@ -203,16 +203,6 @@ fn wire_body(body: &Body) -> wire::Body {
     }
 }
 
-/// Who an actor acts as.
-pub(super) fn identity(lab: &Lab, actor: &Actor) -> Identity {
-    let own = Identity::of(lab.scenario.pod(actor.target.pod), actor.target.process);
-    Identity {
-        uid: actor.user.unwrap_or(own.uid),
-        gid: actor.group.unwrap_or(own.gid),
-        ..own
-    }
-}
-
 async fn run_client(
     lab: &Rc<Lab>,
     actor: &Actor,
@@ -220,19 +210,10 @@ async fn run_client(
     stdin: Vec<u8>,
     timeout: Duration,
 ) -> Result<(u32, Vec<u8>), String> {
-    let Identity {
-        uid,
-        gid,
-        groups,
-        capabilities,
-    } = identity(lab, actor);
     let spec = Spec {
         role: role.to_owned(),
         program: Program::Lab(vec!["request".to_owned()]),
-        uid,
-        gid,
-        groups,
-        capabilities,
+        identity: identity::acting(&lab.scenario, actor),
         env: Vec::new(),
         stdin: Stdin::Bytes(stdin),
         inherit: Vec::new(),

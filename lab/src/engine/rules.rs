@@ -87,7 +87,7 @@ impl Tools {
         let spawn = |program: &Path, args: &[&OsStr]| process::spawn_tool(space, program, args);
         match rules {
             Rules::Iptables(ruleset) => apply::load(&self.iptables, ruleset, &spawn).await,
-            Rules::Nftables(ruleset) => text::load_nft(self.nft(), ruleset, &spawn).await,
+            Rules::Nftables(ruleset) => apply::load_nft(self.nft(), ruleset, &spawn).await,
             Rules::Text { .. } => self.give(rules, Doing::Loading, space).await,
         }
     }

@@ -8,21 +8,19 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
 
-use super::identity::Identity;
 use super::lab::{Lab, role_of};
 use super::request::{self, Answer};
 use super::state::Running;
-use super::{facts, faults, life, mesh, reports};
+use super::{command, facts, faults, identity, life, mesh, reports};
 use crate::client::content::Content;
 use crate::observe::ObservedLeg;
 use crate::report::{AnswerReport, StepReport};
 use crate::scenario::model::{
-    Action, Actor, BodyMatch, Event, Expect, Gate, PodId, Power, ProcessName, Request, RulesRerun, Step,
-    Target,
+    Action, Actor, BodyMatch, Event, Expect, Gate, PodId, Power, Request, RulesRerun, Step, Target,
 };
 use crate::verdict::{self, Seen, Verdict};
 use crate::within::within;
-use crate::world::process::{self, Program, Spec, Stdin};
+use crate::world::process;
 
 /// How long a released gate may take to show its effect, and a started process to serve.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -378,34 +376,10 @@ async fn connection(lab: &Rc<Lab>, from: Target, port: u16, limit: Duration) -> 
     Ok(Done::of(Seen::default(), legs))
 }
 
-async fn exec(lab: &Rc<Lab>, from: &Actor, command: &[String], limit: Duration) -> Result<Done, String> {
-    let Identity {
-        uid,
-        gid,
-        groups,
-        capabilities,
-    } = request::identity(lab, from);
-    let pod = lab.scenario.pod(from.target.pod);
-    let role = pod.role(from.target.process).to_owned();
-    let env = match from.target.process {
-        ProcessName::Container(id) => pod.container(id).env.clone(),
-        ProcessName::Sidecar | ProcessName::Agent => Vec::new(),
-    };
-    let command = command
-        .iter()
-        .map(|word| lab.plan.expand(word, from.target.pod))
-        .collect();
-    let spec = Spec {
-        role: role.clone(),
-        program: Program::Command(command),
-        uid,
-        gid,
-        groups,
-        capabilities,
-        env,
-        stdin: Stdin::Null,
-        inherit: Vec::new(),
-    };
+async fn exec(lab: &Rc<Lab>, from: &Actor, program: &[String], limit: Duration) -> Result<Done, String> {
+    let identity = identity::acting(&lab.scenario, from);
+    let spec = command::beside(lab, from.target, identity, program);
+    let role = spec.role.clone();
     let mut process =
         process::spawn(lab.space(from.target.pod), spec).map_err(|error| super::chain(&error))?;
     lab.register(from.target.pod, process.pid(), &role)?;

@@ -27,26 +27,18 @@ const CANARY: Duration = Duration::from_secs(5);
 
 /// Builds the lab; returns when everything that no gate holds is ready and every sidecar knows it.
 pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
-    let failed = |message: String| LabError {
-        machine: false,
-        mistake: false,
-        message,
-    };
-    let machine = |message: String| LabError {
-        machine: true,
-        mistake: false,
-        message,
-    };
     let plan = Plan::new(&scenario);
-    let tools = Tools::find(&scenario).map_err(|error| machine(chain(&error)))?;
+    let tools = Tools::find(&scenario).map_err(|error| LabError::machine(chain(&error)))?;
     let own: Vec<_> = plan.dns.all().collect();
     if plan.dns.v6().is_some() && !ipv6::is_there() {
-        return Err(machine(
+        return Err(LabError::machine(
             "this kernel has no IPv6 (there is no /proc/sys/net/ipv6), and the scenario has IPv6 addresses"
                 .to_owned(),
         ));
     }
-    let node = Node::enter(&own).await.map_err(|error| failed(chain(&error)))?;
+    let node = Node::enter(&own)
+        .await
+        .map_err(|error| LabError::lab(chain(&error)))?;
     let mut specs: Vec<PodSpec> = vec![PodSpec {
         name: ISTIOD.to_owned(),
         ips: plan.istiod_ip,
@@ -57,17 +49,17 @@ pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
     }));
     let mut spaces = pod::create_pods(&node, &specs)
         .await
-        .map_err(|error| failed(chain(&error)))?;
+        .map_err(|error| LabError::lab(chain(&error)))?;
     let istiod = spaces.remove(0);
     for (pod, space) in scenario.pods.iter().zip(&spaces) {
-        set_sysctls(pod, space).map_err(failed)?;
+        set_sysctls(pod, space).map_err(LabError::lab)?;
         test_rules(&tools, pod, space).await?;
     }
     let observed: Vec<(&str, Ips, &NetNs)> = spaces
         .iter()
         .map(|space| (space.name.as_str(), space.ips, &space.netns))
         .collect();
-    let observer = Observer::attach(&observed).map_err(|error| failed(chain(&error)))?;
+    let observer = Observer::attach(&observed).map_err(|error| LabError::lab(chain(&error)))?;
     let named: Vec<(&str, &NetNs)> = spaces
         .iter()
         .map(|space| (space.name.as_str(), &space.netns))
@@ -75,7 +67,7 @@ pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
     observer
         .canary(&named, CANARY)
         .await
-        .map_err(|error| failed(chain(&error)))?;
+        .map_err(|error| LabError::lab(chain(&error)))?;
     let lab = Lab::new(Parts {
         scenario,
         plan,
@@ -85,7 +77,7 @@ pub(super) async fn up(scenario: Scenario) -> Result<Rc<Lab>, LabError> {
         pods: spaces,
         tools,
     });
-    bring_up(&lab).await.map_err(failed)?;
+    bring_up(&lab).await.map_err(LabError::lab)?;
     Ok(lab)
 }
 
@@ -94,15 +86,9 @@ async fn test_rules(tools: &Tools, pod: &Pod, space: &PodSpace) -> Result<(), La
     let Some((rules, custom)) = Rules::of(pod).zip(pod.custom_rules.as_ref()) else {
         return Ok(());
     };
-    let refused = |error: iptables::apply::Error| LabError {
-        machine: false,
-        mistake: true,
-        message: format!(
-            "pod {}: customRules `{}`: {}",
-            pod.name,
-            custom.file,
-            chain(&error)
-        ),
+    let refused = |error: iptables::apply::Error| {
+        let (pod, file) = (&pod.name, &custom.file);
+        LabError::mistake(format!("pod {pod}: customRules `{file}`: {}", chain(&error)))
     };
     tools.test(&rules, &space.netns).await.map_err(refused)
 }

@@ -1,6 +1,7 @@
 //! A line of a sidecar's access log, as a value. The keys are those that istiod puts into each listener's `json_format`.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
@@ -80,8 +81,16 @@ pub struct Entry {
     pub start_time: Option<String>,
     /// How long it took, in milliseconds.
     pub duration: Option<u64>,
-    /// The whole line.
-    pub fields: Map<String, Value>,
+    /// The whole line: as text, because a busy lab has many and shows few.
+    line: Rc<str>,
+}
+
+impl Entry {
+    /// All that the line says.
+    pub fn fields(&self) -> Map<String, Value> {
+        // It has been read before.
+        serde_json::from_str(&self.line).unwrap_or_default()
+    }
 }
 
 /// Reads a line.
@@ -125,7 +134,7 @@ pub fn parse(pod: &str, line: &str) -> Result<Entry, Error> {
         route_name: text(&fields, "route_name"),
         start_time: text(&fields, "start_time"),
         duration: number(&fields, "duration"),
-        fields,
+        line: Rc::from(line),
     })
 }
 

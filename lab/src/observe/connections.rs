@@ -122,7 +122,7 @@ pub(super) struct Seen {
     pub(super) pods: Vec<Pod>,
     pub(super) connections: Vec<Connection>,
     pub(super) entries: Vec<Logged>,
-    pub(super) reports: Vec<(usize, Origin)>,
+    reports: HashMap<(usize, Protocol, u16, SocketAddr), Vec<Origin>>,
     /// What agents did with questions, by pod.
     pub(super) lookups: Vec<(usize, Lookup)>,
     /// Why something since then may have gone unseen.
@@ -131,6 +131,8 @@ pub(super) struct Seen {
     arrivals: HashMap<(Protocol, SocketAddr), Vec<usize>>,
     on_lo: HashMap<(usize, Tuple), usize>,
     arrived: HashMap<(usize, Tuple), usize>,
+    /// Where [`Seen::drain_all`] reads into.
+    buffer: Vec<u8>,
 }
 
 impl Seen {
@@ -173,9 +175,12 @@ impl Seen {
 
     /// Takes all that is queued for all pods.
     pub(super) fn drain_all(&mut self) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(BATCH, 0);
         for pod in 0..self.pods.len() {
-            self.drain(pod);
+            while self.take_batch(pod, &mut buffer) {}
         }
+        self.buffer = buffer;
     }
 
     /// Takes the packets that saw no end for what they are: something other than netfilter swallowed them.
@@ -185,12 +190,6 @@ impl Seen {
                 self.take_packet(pod, packet);
             }
         }
-    }
-
-    /// Takes all that is queued for one pod.
-    pub(super) fn drain(&mut self, pod: usize) {
-        let mut buffer = vec![0; BATCH];
-        while self.take_batch(pod, &mut buffer) {}
     }
 
     /// Takes the first of what is queued for one pod; false if nothing is.
@@ -354,7 +353,7 @@ impl Seen {
     fn look_up_user(&mut self, id: usize, tuple: &Tuple) {
         let pod = self.connections[id].pod;
         let place = &mut self.pods[pod];
-        match place.users.of(tuple) {
+        match place.users.of(tuple, &place.sockets.all_users()) {
             Ok(user) => {
                 let owner = user.and_then(|user| place.sockets.only_of_user(user));
                 self.connections[id].user = user;
@@ -475,16 +474,25 @@ impl Seen {
         })
     }
 
+    /// A process of this pod says that it opened a connection.
+    pub(super) fn report(&mut self, pod: usize, origin: Origin) {
+        let key = (pod, origin.protocol, origin.local.port(), origin.remote);
+        self.reports.entry(key).or_default().push(origin);
+    }
+
     /// Who opened this connection, as far as anybody or anything told.
     pub(super) fn owner(&self, id: usize) -> Option<Owner> {
         let connection = &self.connections[id];
         connection.owner.clone().or_else(|| {
-            let report = self
-                .reports
-                .iter()
-                .rev()
-                .find(|(pod, report)| *pod == connection.pod && report.is_of(connection.tuple()));
-            report.map(|(_, report)| report.owner())
+            let tuple = connection.tuple();
+            let key = (
+                connection.pod,
+                tuple.protocol,
+                tuple.source.port(),
+                tuple.destination,
+            );
+            let mut reports = self.reports.get(&key)?.iter().rev();
+            reports.find(|report| report.is_of(tuple)).map(Origin::owner)
         })
     }
 

@@ -226,7 +226,7 @@ impl Observer {
     pub fn reported(&self, origin: Origin) -> Result<(), Error> {
         let mut seen = self.seen.borrow_mut();
         let pod = seen.pod(&origin.pod)?;
-        seen.reports.push((pod, origin));
+        seen.report(pod, origin);
         self.news.notify_waiters();
         Ok(())
     }

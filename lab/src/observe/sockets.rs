@@ -112,6 +112,14 @@ impl Sockets {
         Ok(found.and_then(|found| self.owner(found)))
     }
 
+    /// The users of this pod's processes.
+    pub(super) fn all_users(&self) -> Vec<u32> {
+        let mut all: Vec<u32> = self.users.values().copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Whose a socket of this user is, if the user alone tells.
     pub(super) fn only_of_user(&self, user: u32) -> Option<Owner> {
         only_of_its_user(&self.all(), &self.users, user)

@@ -11,6 +11,7 @@ use super::netlink::{self, Asking, Bytes, DUMP, REQUEST, attributes, fixed};
 use super::nftrace::{Protocol, Tuple};
 
 const GET_ELEMENTS: u16 = 0x0a0d;
+const ELEMENTS: u16 = 3;
 const INET: u8 = 1;
 const TRIES: u32 = 3;
 const V4_BYTES: usize = 16;
@@ -31,8 +32,40 @@ impl Users {
         })
     }
 
-    /// The user whose socket sent the SYN with these addresses.
-    pub(super) fn of(&mut self, tuple: &Tuple) -> Result<Option<u32>, netlink::Error> {
+    /// The user whose socket sent the SYN with these addresses; `likely` are asked for first, because the list of all is
+    /// as long as the pod is busy. None if more than one of these did: nothing tells which was the last.
+    pub(super) fn of(&mut self, tuple: &Tuple, likely: &[u32]) -> Result<Option<u32>, netlink::Error> {
+        let mut sent = Vec::new();
+        for &user in likely {
+            if self.has_sent(tuple, user)? {
+                sent.push(user);
+            }
+        }
+        match sent[..] {
+            [] => self.listed(tuple),
+            [user] => Ok(Some(user)),
+            [..] => Ok(None),
+        }
+    }
+
+    pub(super) fn has_sent(&mut self, tuple: &Tuple, user: u32) -> Result<bool, netlink::Error> {
+        let key = key_of(tuple, user);
+        let element = Bytes::default().nested(
+            1,
+            &Bytes::default().nested(1, &Bytes::default().attribute(1, &key)),
+        );
+        let request = Bytes::netfilter(GET_ELEMENTS, REQUEST, self.asking.next_sequence(), INET, 0)
+            .text(1, TABLE)
+            .text(2, users_of(tuple.source.ip()))
+            .nested(ELEMENTS, &element)
+            .finish();
+        let found = self
+            .asking
+            .one("looking up the user of a SYN", &request, |_| ())?;
+        Ok(found.is_some())
+    }
+
+    fn listed(&mut self, tuple: &Tuple) -> Result<Option<u32>, netlink::Error> {
         // A list that is made while the set changes may lack an element that is there.
         for _ in 0..TRIES {
             if self.known.contains_key(tuple) {
@@ -83,7 +116,6 @@ pub(super) fn elements(payload: &[u8]) -> Vec<(Tuple, u32)> {
 }
 
 fn keys(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
-    const ELEMENTS: u16 = 3;
     attributes(payload.get(4..).unwrap_or_default())
         .filter(|(kind, _)| *kind == ELEMENTS)
         .flat_map(|(_, list)| attributes(list))
@@ -96,6 +128,21 @@ fn keys(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// How many of a key's bytes are addresses and ports.
 const fn of_addresses(key: &[u8]) -> usize {
     if key.len() < V6_BYTES { V4_BYTES } else { V6_BYTES }
+}
+
+/// The key of the set of users: the opposite of [`ends`], and the user in the machine's byte order.
+fn key_of(tuple: &Tuple, user: u32) -> Vec<u8> {
+    let mut key = Vec::with_capacity(V6_BYTES + 4);
+    for end in [tuple.source, tuple.destination] {
+        match end.ip() {
+            IpAddr::V4(ip) => key.extend(ip.octets()),
+            IpAddr::V6(ip) => key.extend(ip.octets()),
+        }
+        key.extend(end.port().to_be_bytes());
+        key.extend([0; 2]);
+    }
+    key.extend(user.to_ne_bytes());
+    key
 }
 
 /// Address, port, address, port, each in registers of four bytes; then there may be more.
@@ -119,4 +166,33 @@ fn ends(key: &[u8], protocol: Protocol) -> Option<Tuple> {
         source,
         destination,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_the_ends_and_the_user_that_a_list_gives() {
+        for (source, destination) in [
+            ("10.0.0.1:4711", "10.0.0.2:80"),
+            ("[fd00::1]:4711", "[fd00::2]:80"),
+        ] {
+            let tuple = Tuple {
+                protocol: Protocol::Tcp,
+                source: source.parse().unwrap(),
+                destination: destination.parse().unwrap(),
+            };
+            let key = key_of(&tuple, 1337);
+            let element = Bytes::default().nested(
+                1,
+                &Bytes::default().nested(1, &Bytes::default().attribute(1, &key)),
+            );
+            let payload = Bytes::default()
+                .raw(&[0; 4])
+                .nested(ELEMENTS, &element)
+                .into_inner();
+            assert_eq!(elements(&payload), [(tuple, 1337)]);
+        }
+    }
 }

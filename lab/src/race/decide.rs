@@ -1,5 +1,7 @@
 //! What decides how a request ends: the fewest pairs "this before the request" that tell good orders from bad ones.
 
+use std::collections::HashMap;
+
 /// An order as one request saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -49,8 +51,9 @@ fn places(row: &Seen, events: &[usize]) -> Vec<bool> {
 }
 
 fn separates(rows: &[Seen], events: &[usize]) -> bool {
-    let differs = |a: &Seen, b: &Seen| a.good != b.good && places(a, events) == places(b, events);
-    !rows.iter().any(|a| rows.iter().any(|b| differs(a, b)))
+    let mut known = HashMap::new();
+    rows.iter()
+        .all(|row| *known.entry(places(row, events)).or_insert(row.good) == row.good)
 }
 
 /// The places of these events in good orders, without what does not matter there.

@@ -26,6 +26,18 @@ impl Problem {
         needed.fold(0, |set, (before, _)| set | 1 << before)
     }
 
+    /// Events that come before `event` in every admissible order, in the file's order.
+    pub fn always_before(&self, event: usize) -> Vec<usize> {
+        let mut all = 0;
+        let mut open = vec![event];
+        while let Some(event) = open.pop() {
+            let new = self.needs(event) & !all;
+            all |= new;
+            open.extend((0..self.number).filter(|other| new & 1 << other != 0));
+        }
+        (0..self.number).filter(|other| all & 1 << other != 0).collect()
+    }
+
     fn may_come(&self, event: usize, done: Set) -> bool {
         done & 1 << event == 0 && self.needs(event) & !done == 0
     }
@@ -191,6 +203,14 @@ mod tests {
                 assert!(place(before) < place(after), "{order:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_always_comes_before_is_what_the_constraints_lead_back_to() {
+        let chained = problem(5, &[4], &[(2, 1), (1, 3), (0, 4)]);
+        assert_eq!(chained.always_before(3), [1, 2]);
+        assert_eq!(chained.always_before(2), [0; 0]);
+        assert_eq!(chained.always_before(4), [0]);
     }
 
     #[test]

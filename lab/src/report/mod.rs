@@ -267,6 +267,42 @@ pub enum RunEvent {
     },
 }
 
+impl LabError {
+    /// The lab failed.
+    pub fn lab(message: String) -> Self {
+        Self {
+            machine: false,
+            mistake: false,
+            message,
+        }
+    }
+
+    /// The machine lacks something.
+    pub fn machine(message: String) -> Self {
+        Self {
+            machine: true,
+            ..Self::lab(message)
+        }
+    }
+
+    /// Something that the user wrote cannot be.
+    pub fn mistake(message: String) -> Self {
+        Self {
+            mistake: true,
+            ..Self::lab(message)
+        }
+    }
+
+    /// The exit code that it asks for.
+    pub const fn exit(&self) -> Exit {
+        match (self.mistake, self.machine) {
+            (true, _) => Exit::Usage,
+            (false, true) => Exit::Machine,
+            (false, false) => Exit::Lab,
+        }
+    }
+}
+
 impl ScenarioReport {
     /// The exit code that this scenario asks for.
     pub fn exit(&self) -> Exit {
@@ -276,9 +312,7 @@ impl ScenarioReport {
             .fold(Exit::Held, |worst, step| worst.worse(step.result.exit()));
         match &self.error {
             None => steps,
-            Some(error) if error.mistake => steps.worse(Exit::Usage),
-            Some(error) if error.machine => steps.worse(Exit::Machine),
-            Some(_) => steps.worse(Exit::Lab),
+            Some(error) => steps.worse(error.exit()),
         }
     }
 }

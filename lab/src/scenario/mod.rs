@@ -17,8 +17,14 @@ mod lives;
 mod mesh;
 mod names;
 mod pieces;
-mod pods;
 mod services;
+
+mod apps;
+mod containers;
+mod pods;
+mod security;
+
+mod requests;
 mod steps;
 
 mod faults;

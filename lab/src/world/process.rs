@@ -27,6 +27,19 @@ pub struct Spec {
     pub role: String,
     /// What it executes.
     pub program: Program,
+    /// Who it runs as.
+    pub identity: Identity,
+    /// Environment, beyond what every process of the pod gets.
+    pub env: Vec<(String, String)>,
+    /// Standard input.
+    pub stdin: Stdin,
+    /// Descriptors that it gets, and under which numbers (3 to 9).
+    pub inherit: Vec<(OwnedFd, i32)>,
+}
+
+/// Who a process runs as.
+#[derive(Debug, Clone)]
+pub struct Identity {
     /// User.
     pub uid: u32,
     /// Group.
@@ -35,12 +48,6 @@ pub struct Spec {
     pub groups: Vec<u32>,
     /// The capabilities that it keeps.
     pub capabilities: Capabilities,
-    /// Environment, beyond what every process of the pod gets.
-    pub env: Vec<(String, String)>,
-    /// Standard input.
-    pub stdin: Stdin,
-    /// Descriptors that it gets, and under which numbers (3 to 9).
-    pub inherit: Vec<(OwnedFd, i32)>,
 }
 
 /// What a process executes.
@@ -186,14 +193,17 @@ pub fn spawn(pod: &PodSpace, spec: Spec) -> Result<Process, Error> {
     let Spec {
         role,
         program,
-        uid,
-        gid,
-        groups,
-        capabilities,
+        identity,
         env,
         stdin,
         inherit,
     } = spec;
+    let Identity {
+        uid,
+        gid,
+        groups,
+        capabilities,
+    } = identity;
     let failed = |what: &'static str| {
         let role = role.clone();
         move |source| Error::Prepare { what, role, source }

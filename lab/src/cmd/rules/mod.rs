@@ -9,6 +9,7 @@ mod unreachable;
 
 use clap::Subcommand;
 
+use super::fail;
 use crate::exit::Exit;
 
 /// What is done with the rules.
@@ -37,20 +38,13 @@ enum Output {
     Json,
 }
 
-pub(super) fn run(command: Command) -> Exit {
-    let done = match command {
+pub(super) fn run(command: Command) -> Result<Exit, Exit> {
+    match command {
         Command::Render(args) => render::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Diff(args) => namespace::diff(&args),
         Command::Apply(args) => namespace::apply(&args),
         Command::Mutate(args) => mutate::run(&args),
         Command::Clean(args) => namespace::clean(&args),
-    };
-    done.unwrap_or_else(|exit| exit)
-}
-
-/// Complains, and gives the exit status.
-fn fail(exit: Exit, message: &str) -> Exit {
-    crate::report::terminal::complain(&format!("error: {message}\n"));
-    exit
+    }
 }

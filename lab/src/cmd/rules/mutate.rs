@@ -1,6 +1,5 @@
 //! `lab rules mutate FILE…`: each generated rule without effect, or in its neighbour's place; which step notices?
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,9 +8,10 @@ use iptables::options::Backend;
 use iptables::render::{nft, restore};
 use iptables::ruleset::{Family, Ruleset};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use super::super::run::{Show, Signals, Steps, Stop, drive, find_envoy, request_of};
+use super::super::labs::{
+    Checked, Interruption, Jobs, Next, Show, Steps, Stop, check_files, drive, ready, request_of, run_quietly,
+};
 use super::{Output, fail};
 use crate::engine::wire::RunRequest;
 use crate::exit::Exit;
@@ -22,16 +22,10 @@ use crate::report::{LabError, Outcome, ScenarioReport};
 use crate::scenario::model::{PodId, ProxyKind, Scenario};
 use crate::scenario::mutate::{Mutant, generated};
 use crate::within::within;
-use crate::world::preflight;
 
 /// A mutant may take as many times as long as the file itself, and at least so long.
 const TIMES: u32 = 10;
 const LEAST: Duration = Duration::from_secs(10);
-
-const SHOW: Show = Show {
-    live: false,
-    detail: Detail::Brief,
-};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cmd) struct Args {
@@ -68,58 +62,29 @@ struct Wanted {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let mut loaded = Vec::new();
-    let mut wrong = false;
-    for file in &args.files {
-        match crate::scenario::load(file) {
-            Ok((text, mut found)) => {
-                if let Some(proxy) = args.proxy {
-                    found.scenario.run_by(proxy);
-                }
-                loaded.push((file.display().to_string(), text, found.scenario));
-            }
-            Err(error) => {
-                terminal::complain(&format!("{}\n", error.render()));
-                wrong = true;
-            }
-        }
-    }
-    if wrong {
-        return Err(Exit::Usage);
-    }
-    check_only(&args.only, &loaded)?;
-    let ready = loaded
-        .iter()
-        .try_fold((), |(), (_, _, scenario)| preflight::nft(scenario));
-    if let Err(missing) = preflight::check().and(ready) {
-        return Err(fail(Exit::Machine, &missing.to_string()));
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| fail(Exit::Lab, &format!("starting the runtime: {error}")))?;
-    runtime.block_on(async {
-        let needs_envoy = loaded
-            .iter()
-            .any(|(_, _, scenario)| scenario.has(ProxyKind::Envoy));
-        let envoy = find_envoy(needs_envoy, None).await?;
-        let cases: Vec<Case> = loaded
-            .into_iter()
-            .map(|(file, text, scenario)| {
-                let request = RunRequest {
-                    proxy: args.proxy,
-                    ..request_of(file, text, &scenario, envoy.as_ref())
-                };
-                case(request, scenario, &args.only)
-            })
-            // With `--only`, of other files nothing is asked.
-            .filter(|case| !case.mutants.is_empty())
-            .collect();
-        all(args, &cases).await
-    })
+    // What is odd in a file is said when it is run.
+    let checked = check_files(&args.files, args.proxy, |_| ())?;
+    check_only(&args.only, &checked)?;
+    let machine = ready(checked.iter().map(|file| &file.loaded.scenario), None)?;
+    let cases: Vec<Case> = checked
+        .into_iter()
+        .map(|file| {
+            let (name, scenario) = (file.file.display().to_string(), file.loaded.scenario);
+            let request = RunRequest {
+                proxy: args.proxy,
+                ..request_of(name, file.text, &scenario, machine.envoy.as_ref())
+            };
+            case(request, scenario, &args.only)
+        })
+        // With `--only`, of other files nothing is asked.
+        .filter(|case| !case.mutants.is_empty())
+        .collect();
+    machine.runtime.block_on(all(args, &cases))
 }
 
 /// Each name must be a pod of some file, with rules that are generated.
-fn check_only(only: &[String], loaded: &[(String, String, Scenario)]) -> Result<(), Exit> {
-    let pods = || loaded.iter().flat_map(|(_, _, scenario)| &scenario.pods);
+fn check_only(only: &[String], checked: &[Checked]) -> Result<(), Exit> {
+    let pods = || checked.iter().flat_map(|file| &file.loaded.scenario.pods);
     let mut names: Vec<&str> = pods()
         .filter(|pod| generated(pod).is_some())
         .map(|pod| pod.name.as_str())
@@ -190,11 +155,8 @@ async fn baseline(cases: &[Case], stopped: &watch::Receiver<Stop>) -> Result<Vec
     let mut limits = Vec::new();
     for case in cases {
         let started = Instant::now();
-        let ended = run_one(case.request.clone(), stopped.clone()).await;
-        let report = ended.map_err(|error| {
-            let exit = if error.machine { Exit::Machine } else { Exit::Lab };
-            fail(exit, &error.message)
-        })?;
+        let ended = run_quietly(case.request.clone(), stopped.clone()).await;
+        let report = ended.map_err(|error| fail(error.exit(), &error.message))?;
         if report.exit() != Exit::Held {
             for step in report.steps.iter().filter(|step| step.result != Outcome::Pass) {
                 terminal::complain(&human::step(step, Detail::Brief));
@@ -212,45 +174,33 @@ async fn baseline(cases: &[Case], stopped: &watch::Receiver<Stop>) -> Result<Vec
 }
 
 async fn all(args: &Args, cases: &[Case]) -> Result<Exit, Exit> {
-    let failed = |error: std::io::Error| fail(Exit::Lab, &format!("catching signals: {error}"));
-    let mut signals = Signals::new().map_err(failed)?;
-    let (stop, stopped) = watch::channel(Stop::No);
+    let mut user = Interruption::new()?;
+    let stopped = user.stopped();
     let limits = tokio::select! {
         limits = baseline(cases, &stopped) => limits?,
-        signalled = signals.next() => return Err(signalled),
+        (signalled, _) = user.next() => return Err(signalled),
     };
-    let mut queue: VecDeque<(usize, usize)> = (0..cases.len())
+    let number: usize = cases.iter().map(|case| case.mutants.len()).sum();
+    let waiting = (0..cases.len())
         .flat_map(|case| (0..cases[case].mutants.len()).map(move |mutant| (case, mutant)))
-        .collect();
-    let number = queue.len();
+        .map(|at| {
+            let ended = run_mutant(
+                &cases[at.0],
+                &cases[at.0].mutants[at.1],
+                limits[at.0],
+                stopped.clone(),
+            );
+            async move {
+                let started = Instant::now();
+                let fate = ended.await;
+                (at, started.elapsed().as_secs_f64(), fate)
+            }
+        });
+    let mut jobs = Jobs::new(args.jobs, waiting, user);
     let mut reports: Vec<((usize, usize), MutantReport)> = Vec::new();
-    let mut running: JoinSet<((usize, usize), f64, Fate)> = JoinSet::new();
     let mut status = Status::new();
     let mut exit = Exit::Held;
     loop {
-        while running.len() < usize::from(args.jobs) && *stopped.borrow() == Stop::No {
-            let Some(at) = queue.pop_front() else { break };
-            let wanted = &cases[at.0].mutants[at.1];
-            let request = RunRequest {
-                mutant: Some(Mutant {
-                    pods: wanted.pods.iter().map(|pod| pod.index()).collect(),
-                    number: wanted.number,
-                }),
-                ..cases[at.0].request.clone()
-            };
-            let (limit, packets, stopped) = (limits[at.0], wanted.mutation.noticed_by, stopped.clone());
-            let names = cases[at.0]
-                .scenario
-                .steps
-                .iter()
-                .map(|step| step.name.clone())
-                .collect();
-            running.spawn(async move {
-                let started = Instant::now();
-                let fate = fate(request, packets, limit, names, stopped).await;
-                (at, started.elapsed().as_secs_f64(), fate)
-            });
-        }
         let missed = reports
             .iter()
             .filter(|(_, report)| report.fate == Fate::Missed)
@@ -259,20 +209,14 @@ async fn all(args: &Args, cases: &[Case]) -> Result<Exit, Exit> {
             "     running mutant {} of {number}, {missed} missed",
             reports.len() + 1
         ));
-        let ended = tokio::select! {
-            ended = running.join_next() => ended,
-            signalled = signals.next() => {
-                exit = exit.worse(signalled);
-                stop.send_modify(|stop| *stop = stop.harder());
-                continue;
-            }
-        };
+        let next = jobs.next().await;
         status.clear();
-        match ended {
+        match next {
             None => break,
+            Some(Next::Interrupted(signalled, _)) => exit = exit.worse(signalled),
             // What was interrupted was not judged.
-            Some(Ok(_)) if *stopped.borrow() != Stop::No => {}
-            Some(Ok((at, seconds, fate))) => {
+            Some(Next::Ended(_)) if *stopped.borrow() != Stop::No => {}
+            Some(Next::Ended((at, seconds, fate))) => {
                 let report = report(&cases[at.0], &cases[at.0].mutants[at.1], seconds, fate);
                 if matches!(report.fate, Fate::Failed(_)) {
                     exit = exit.worse(Exit::Lab);
@@ -282,12 +226,10 @@ async fn all(args: &Args, cases: &[Case]) -> Result<Exit, Exit> {
                 }
                 reports.push((at, report));
             }
-            Some(Err(error)) => {
-                exit = exit.worse(fail(Exit::Lab, &format!("a run ended abnormally: {error}")));
-            }
+            Some(Next::Lost(why)) => exit = exit.worse(fail(Exit::Lab, &why)),
         }
     }
-    drop(signals);
+    drop(jobs);
     reports.sort_by_key(|(at, _)| *at);
     let reports: Vec<MutantReport> = reports.into_iter().map(|(_, report)| report).collect();
     terminal::print(&match args.output {
@@ -327,6 +269,24 @@ fn report(case: &Case, wanted: &Wanted, seconds: f64, fate: Fate) -> MutantRepor
 }
 
 /// Runs a mutant until a step notices.
+fn run_mutant(
+    case: &Case,
+    wanted: &Wanted,
+    limit: Duration,
+    stopped: watch::Receiver<Stop>,
+) -> impl Future<Output = Fate> + use<> {
+    let request = RunRequest {
+        mutant: Some(Mutant {
+            pods: wanted.pods.iter().map(|pod| pod.index()).collect(),
+            number: wanted.number,
+        }),
+        ..case.request.clone()
+    };
+    let steps = &case.scenario.steps;
+    let names = steps.iter().map(|step| step.name.clone()).collect();
+    fate(request, wanted.mutation.noticed_by, limit, names, stopped)
+}
+
 async fn fate(
     request: RunRequest,
     packets: Packets,
@@ -338,14 +298,11 @@ async fn fate(
         return Fate::Unreachable;
     }
     // A world process that is let go is killed, and the kernel removes what it made.
-    let mut steps = Steps {
-        ended: Vec::new(),
-        up: None,
-    };
+    let mut steps = Steps::default();
     let ended = within(
         limit,
         "a mutant to end",
-        drive(request, SHOW, stopped, &mut steps),
+        drive(request, Show::NOTHING, stopped, &mut steps),
     )
     .await;
     match ended {
@@ -369,12 +326,4 @@ fn judge(report: &ScenarioReport, packets: Packets) -> Fate {
         (None, None) if packets == Packets::Unusual => Fate::Unreachable,
         (None, None) => Fate::Missed,
     }
-}
-
-async fn run_one(request: RunRequest, stopped: watch::Receiver<Stop>) -> Result<ScenarioReport, LabError> {
-    let mut steps = Steps {
-        ended: Vec::new(),
-        up: None,
-    };
-    drive(request, SHOW, stopped, &mut steps).await
 }

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::config::{ConfigArgs, import};
 use super::{Output, fail};
 use crate::causes::causes;
+use crate::cmd::labs::runtime;
 use crate::exit::Exit;
 use crate::net::netns::NetNs;
 use crate::net::tproxy::{self, Routes};
@@ -240,8 +241,7 @@ fn failed(error: &Error) -> Exit {
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, Exit>>) -> Result<T, Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| fail(Exit::Lab, &format!("starting the runtime: {error}")))?;
+    let runtime = runtime()?;
     let local = tokio::task::LocalSet::new();
     let work = local.run_until(within(LIMIT, "the tools that load and list rules", work));
     let done = runtime.block_on(work);

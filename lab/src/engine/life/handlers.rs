@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::super::identity::Identity;
 use super::super::lab::Lab;
+use super::super::{command, identity};
 use crate::client::{self, wire};
 use crate::scenario::lifecycle::Handler;
-use crate::scenario::model::{ProcessName, Target};
+use crate::scenario::model::Target;
 use crate::within::within;
-use crate::world::process::{self, Program, Spec, Stdin};
+use crate::world::process;
 
 /// kubelet's own limit to a hook's HTTP request.
 const HOOK: Duration = Duration::from_secs(30);
@@ -89,31 +89,10 @@ pub(super) fn judged(result: &wire::Result) -> Result<(), String> {
 }
 
 /// Runs a program in the container, as its user.
-pub(super) async fn program(lab: &Rc<Lab>, target: Target, command: &[String]) -> Result<(), String> {
-    let pod = lab.scenario.pod(target.pod);
-    let role = pod.role(target.process).to_owned();
-    let Identity {
-        uid,
-        gid,
-        groups,
-        capabilities,
-    } = Identity::of(pod, target.process);
-    let env = match target.process {
-        ProcessName::Container(id) => pod.container(id).env.clone(),
-        ProcessName::Sidecar | ProcessName::Agent => Vec::new(),
-    };
-    let expand = |word: &String| lab.plan.expand(word, target.pod);
-    let spec = Spec {
-        role: role.clone(),
-        program: Program::Command(command.iter().map(expand).collect()),
-        uid,
-        gid,
-        groups,
-        capabilities,
-        env,
-        stdin: Stdin::Null,
-        inherit: Vec::new(),
-    };
+pub(super) async fn program(lab: &Rc<Lab>, target: Target, words: &[String]) -> Result<(), String> {
+    let identity = identity::of(lab.scenario.pod(target.pod), target.process);
+    let spec = command::beside(lab, target, identity, words);
+    let role = spec.role.clone();
     let mut process =
         process::spawn(lab.space(target.pod), spec).map_err(|error| super::super::chain(&error))?;
     let pid = process.pid();

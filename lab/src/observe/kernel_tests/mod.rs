@@ -234,6 +234,27 @@ fn a_refusal_inside_the_pod_names_the_port_where_it_was_refused() {
 }
 
 #[test]
+fn the_user_of_a_syn_is_found_by_its_addresses_and_by_who_may_have_sent_it() {
+    in_world(async |world| {
+        let mut app = world.actor("pod", app(), 1000);
+        let to = at(OTHER, 9080);
+        let (local, _) = app.connect(None, to);
+        let sent = super::Tuple {
+            protocol: Protocol::Tcp,
+            source: local,
+            destination: to,
+        };
+        let mut users = super::users::Users::open("pod", &world.pod).unwrap();
+        assert!(users.has_sent(&sent, 1000).unwrap());
+        assert!(!users.has_sent(&sent, 1001).unwrap());
+        assert!(!users.has_sent(&sent.reversed(), 1000).unwrap());
+        for likely in [&[][..], &[1001], &[1000], &[0, 1000, 1337]] {
+            assert_eq!(users.of(&sent, likely).unwrap(), Some(1000), "{likely:?}");
+        }
+    });
+}
+
+#[test]
 fn an_app_that_calls_its_own_address_passes_the_sidecar_by() {
     in_world(async |world| {
         let mut app = world.actor("pod", app(), 1000);

@@ -1,25 +1,18 @@
 //! Listeners: where connections come in, and which chain of filters takes them.
 
-use std::cell::OnceCell;
+mod filter;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as AccessLogProto, access_log};
 use envoy_types::pb::envoy::config::listener::v3 as proto;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate as predicate;
-use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
 use envoy_types::pb::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, http_connection_manager,
-};
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 
-use super::route::RouteTable;
+pub use filter::{HttpConfig, NetworkFilter, Routes, TcpConfig, TcpStats};
+
 use super::{Refused, limit, socket_address, unpack};
-use crate::access_log::{AccessLog, Format};
-use crate::http::HttpStats;
-use crate::stats::{Stat, Stats};
 
 /// The listener filter timeout if a listener does not say (`Listener.listener_filters_timeout`).
 const FILTER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -81,94 +74,6 @@ struct Wanted {
     port: Option<u16>,
     transport: String,
     applications: Vec<String>,
-}
-
-/// A network filter: what happens to a connection.
-#[derive(Debug)]
-pub enum NetworkFilter {
-    /// HTTP.
-    Http(Box<HttpConfig>),
-    /// TCP.
-    Tcp(TcpConfig),
-}
-
-/// The HTTP connection manager.
-#[derive(Debug)]
-pub struct HttpConfig {
-    /// Prefix of its stats.
-    pub stat_prefix: String,
-    /// Where its routes come from.
-    pub routes: Routes,
-    /// Its logs.
-    pub logs: Vec<AccessLog>,
-    /// The `server` header of its responses.
-    pub server_name: String,
-    /// Requests get an id if they have none.
-    pub generate_request_id: bool,
-    /// An id that a client gave is kept.
-    pub preserve_request_id: bool,
-    /// Upgrades that pass through, in lower case.
-    pub upgrades: Vec<String>,
-    /// How long a stream may stand still; none = for ever.
-    pub stream_idle_timeout: Option<Duration>,
-    /// How long a connection may wait for a request; none = for ever.
-    pub idle_timeout: Option<Duration>,
-    /// Paths are normalised before they are matched.
-    pub normalize_path: bool,
-    stats: OnceCell<Rc<HttpStats>>,
-}
-
-impl HttpConfig {
-    /// What its connections count.
-    pub fn stats(&self, all: &Stats) -> Rc<HttpStats> {
-        Rc::clone(
-            self.stats
-                .get_or_init(|| Rc::new(HttpStats::new(all, &self.stat_prefix))),
-        )
-    }
-}
-
-/// Where routes come from.
-#[derive(Debug)]
-pub enum Routes {
-    /// RDS, by name.
-    Rds(String),
-    /// They are here.
-    Inline(Rc<RouteTable>),
-}
-
-/// The TCP proxy.
-#[derive(Debug)]
-pub struct TcpConfig {
-    /// Prefix of its stats.
-    pub stat_prefix: String,
-    /// Clusters and weights.
-    pub clusters: Vec<(String, u32)>,
-    /// Its logs.
-    pub logs: Vec<AccessLog>,
-    /// How long a connection may stand still; none = for ever.
-    pub idle_timeout: Option<Duration>,
-    stats: OnceCell<Rc<TcpStats>>,
-}
-
-/// What connections of a TCP proxy count.
-#[derive(Debug)]
-pub struct TcpStats {
-    /// Connections.
-    pub cx_total: Stat,
-    /// Connections that are open.
-    pub cx_active: Stat,
-}
-
-impl TcpConfig {
-    /// What its connections count.
-    pub fn stats(&self, all: &Stats) -> Rc<TcpStats> {
-        let new = || TcpStats {
-            cx_total: all.counter(&format!("tcp.{}.downstream_cx_total", self.stat_prefix)),
-            cx_active: all.gauge(&format!("tcp.{}.downstream_cx_active", self.stat_prefix)),
-        };
-        Rc::clone(self.stats.get_or_init(|| Rc::new(new())))
-    }
 }
 
 impl FilterChain {
@@ -377,22 +282,7 @@ fn chain(listener: &str, chain: &proto::FilterChain) -> Result<FilterChain, Refu
         let Some(proto::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
             return Err(refused(format!("filter {}: no typed_config", filter.name)));
         };
-        let kind = any.type_url.rsplit('/').next().unwrap_or_default();
-        network = Some(match kind {
-            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
-                let hcm: HttpConnectionManager = unpack(listener, &field, any)?;
-                NetworkFilter::Http(Box::new(http(listener, &field, &hcm)?))
-            }
-            "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
-                NetworkFilter::Tcp(tcp(listener, &field, &unpack(listener, &field, any)?)?)
-            }
-            _ => {
-                return Err(refused(format!(
-                    "didn't find a registered implementation for type {}",
-                    any.type_url
-                )));
-            }
-        });
+        network = Some(NetworkFilter::from_proto(listener, &field, any)?);
     }
     let filter = network.ok_or_else(|| refused("no network filter".to_owned()))?;
     Ok(FilterChain {
@@ -424,112 +314,13 @@ fn wanted(listener: &str, field: &str, wanted: &proto::FilterChainMatch) -> Resu
     })
 }
 
-fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<HttpConfig, Refused> {
-    use http_connection_manager::RouteSpecifier;
-    let refused = |reason: String| Refused::new(listener, field, reason);
-    let routes = match &hcm.route_specifier {
-        Some(RouteSpecifier::Rds(rds)) => Routes::Rds(rds.route_config_name.clone()),
-        Some(RouteSpecifier::RouteConfig(table)) => Routes::Inline(Rc::new(RouteTable::from_proto(table)?)),
-        _ => return Err(refused("neither rds nor route_config".to_owned())),
-    };
-    let last = hcm.http_filters.last().map(|filter| filter.name.as_str());
-    if !last.is_some_and(|name| name.ends_with("router")) {
-        return Err(refused("the last HTTP filter is not the router".to_owned()));
-    }
-    if let Some(unknown) = hcm
-        .http_filters
-        .iter()
-        .find(|filter| !filter.name.ends_with("router"))
-    {
-        return Err(refused(format!("HTTP filter {} is not supported", unknown.name)));
-    }
-    let server_name = if hcm.server_name.is_empty() {
-        "envoy"
-    } else {
-        &hcm.server_name
-    };
-    let common = hcm.common_http_protocol_options.as_ref();
-    Ok(HttpConfig {
-        stat_prefix: hcm.stat_prefix.clone(),
-        routes,
-        logs: logs(listener, &hcm.access_log)?,
-        server_name: server_name.to_owned(),
-        generate_request_id: hcm.generate_request_id.as_ref().is_none_or(|it| it.value),
-        preserve_request_id: hcm.preserve_external_request_id
-            || hcm.use_remote_address.as_ref().is_none_or(|it| !it.value),
-        upgrades: hcm
-            .upgrade_configs
-            .iter()
-            .map(|upgrade| upgrade.upgrade_type.to_ascii_lowercase())
-            .collect(),
-        stream_idle_timeout: match &hcm.stream_idle_timeout {
-            Some(timeout) => limit(Some(timeout)),
-            None => Some(Duration::from_mins(5)),
-        },
-        // HttpProtocolOptions.idle_timeout: an hour unless said otherwise.
-        idle_timeout: match common.and_then(|common| common.idle_timeout.as_ref()) {
-            Some(timeout) => limit(Some(timeout)),
-            None => Some(Duration::from_hours(1)),
-        },
-        normalize_path: hcm.normalize_path.as_ref().is_some_and(|it| it.value),
-        stats: OnceCell::new(),
-    })
-}
-
-fn tcp(listener: &str, field: &str, tcp: &TcpProxy) -> Result<TcpConfig, Refused> {
-    let clusters = match &tcp.cluster_specifier {
-        Some(tcp_proxy::ClusterSpecifier::Cluster(name)) => vec![(name.clone(), 1)],
-        Some(tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => weighted
-            .clusters
-            .iter()
-            .map(|cluster| (cluster.name.clone(), cluster.weight))
-            .collect(),
-        None => return Err(Refused::new(listener, field, "no cluster")),
-    };
-    Ok(TcpConfig {
-        stat_prefix: tcp.stat_prefix.clone(),
-        clusters,
-        logs: logs(listener, &tcp.access_log)?,
-        // TcpProxy.idle_timeout: an hour unless said otherwise.
-        idle_timeout: match &tcp.idle_timeout {
-            Some(timeout) => limit(Some(timeout)),
-            None => Some(Duration::from_hours(1)),
-        },
-        stats: OnceCell::new(),
-    })
-}
-
-fn logs(listener: &str, logs: &[AccessLogProto]) -> Result<Vec<AccessLog>, Refused> {
-    let open = |log: &AccessLogProto| {
-        let refused = |reason: String| Refused::new(listener, "access_log", reason);
-        let Some(access_log::ConfigType::TypedConfig(any)) = &log.config_type else {
-            return Err(refused("no typed_config".to_owned()));
-        };
-        if log.filter.is_some() {
-            return Err(refused("a filter is not supported".to_owned()));
-        }
-        let file: FileAccessLog = unpack(listener, "access_log", any)?;
-        let Some(file_access_log::AccessLogFormat::LogFormat(format)) = &file.access_log_format else {
-            return Err(refused("no log_format".to_owned()));
-        };
-        let format = Format::from_proto(format).map_err(|error| refused(error.to_string()))?;
-        AccessLog::open(&file.path, format).map_err(|error| refused(format!("{}: {error}", file.path)))
-    };
-    logs.iter().map(open).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+
     use super::*;
 
     fn chain(name: &str, port: Option<u16>, transport: &str, applications: &[&str]) -> Rc<FilterChain> {
-        let tcp = TcpConfig {
-            stat_prefix: String::new(),
-            clusters: Vec::new(),
-            logs: Vec::new(),
-            idle_timeout: None,
-            stats: OnceCell::new(),
-        };
         Rc::new(FilterChain {
             name: name.to_owned(),
             wanted: Wanted {
@@ -537,7 +328,7 @@ mod tests {
                 transport: transport.to_owned(),
                 applications: applications.iter().map(|it| (*it).to_owned()).collect(),
             },
-            filter: NetworkFilter::Tcp(tcp),
+            filter: NetworkFilter::Tcp(TcpConfig::default()),
         })
     }
 
