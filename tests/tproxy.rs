@@ -271,7 +271,7 @@ fn what_goes_round_is_told_and_not_followed_for_ever() {
     let text = format!(
         "name: t\nmesh: {{ipFamilies: [IPv6], interception: {{mode: TPROXY}}}}\n\
         pods:\n  - {{name: web-v1, {web}}}\n  - {{name: client, sidecar: false, containers: [{{name: client}}]}}\n\
-        steps:\n  - name: round\n    request: {{from: client, url: 'http://${{web-v1.ip}}:8080/', timeout: 300ms}}\n    expect: {{outcome: timeout}}\n"
+        steps:\n  - name: round\n    request: {{from: client, url: 'http://${{web-v1.ip}}:8080/', timeout: 1s}}\n    expect: {{outcome: timeout}}\n"
     );
     for ended in both(&text, 5) {
         let document = ended.json();

@@ -195,17 +195,28 @@ impl Sockets {
             .or_else(|| only_of_its_user(&all, &self.users, found.user))
     }
 
-    /// Which of these processes holds a socket.
+    /// Which of these processes holds a socket. The others that a process holds are remembered: who has many sockets is
+    /// asked for many of them.
     fn holder(&mut self, processes: &[(u32, Role)], inode: u32) -> Option<Owner> {
-        let holds = |(pid, role): &(u32, Role)| Some((descriptor(*pid, inode)?, *pid, role.clone()));
-        let (path, pid, role) = processes.iter().find_map(holds)?;
-        let owner = Owner {
-            role,
-            pid: Some(pid),
-            evidence: Evidence::Descriptor,
-        };
-        self.held.insert(inode, (path, owner.clone()));
-        Some(owner)
+        for (pid, role) in processes {
+            let owner = Owner {
+                role: role.clone(),
+                pid: Some(*pid),
+                evidence: Evidence::Descriptor,
+            };
+            let mut is_it = false;
+            for (path, held) in sockets_of(*pid) {
+                is_it |= held == inode;
+                let known = self.held.get(&held);
+                if known.is_none_or(|(path, _)| !is_socket(path, held)) {
+                    self.held.insert(held, (path, owner.clone()));
+                }
+            }
+            if is_it {
+                return Some(owner);
+            }
+        }
+        None
     }
 
     /// The pod's processes, then all their descendants.
@@ -271,11 +282,18 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-fn descriptor(pid: u32, inode: u32) -> Option<PathBuf> {
-    std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| is_socket(path, inode))
+/// The sockets among a process's descriptors.
+fn sockets_of(pid: u32) -> Vec<(PathBuf, u32)> {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
+    };
+    let socket = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        let target = std::fs::read_link(&path).ok()?;
+        let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+        Some((path, inode.parse().ok()?))
+    };
+    descriptors.filter_map(socket).collect()
 }
 
 fn is_socket(path: &Path, inode: u32) -> bool {
