@@ -451,6 +451,7 @@ fn printed(output: &[u8]) -> AnswerReport {
     content.push(output);
     AnswerReport {
         body: Some(String::from_utf8_lossy(content.kept()).into_owned()),
+        body_hex: content.hex(),
         body_length: content.length(),
         body_sha256: content.sha256(),
         ..AnswerReport::default()

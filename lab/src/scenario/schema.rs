@@ -39,7 +39,8 @@ pub fn schema() -> Value {
         .collect();
     let interception = object(Value::Object(interception), &[]);
     let piece = object(
-        json!({ "hex": text, "bytes": number, "await": text, "pause": duration }),
+        json!({ "hex": text, "times": number, "bytes": number, "pause": duration,
+            "await": { "anyOf": [text, object(json!({ "hex": text }), &["hex"])] } }),
         &[],
     );
     let pieces = json!({ "anyOf": [text, list(json!({ "anyOf": [text, piece] }))] });
