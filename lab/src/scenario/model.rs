@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::custom::CustomRules;
 use super::families::{IpFamilies, IpFamily};
 use super::lifecycle::{Clock, ContainerKind, ContainerLife, Phase, PodLife, ProbeKind, ProxyLife};
+use super::objects::{Object, ObjectName};
 use crate::path::{HopPattern, LegPattern};
 
 /// A pod of the scenario, by its index in [`Scenario::pods`].
@@ -162,6 +163,8 @@ pub enum Protocol {
 /// Subsets of a service's pods by label (Istio `DestinationRule`).
 #[derive(Debug, Clone)]
 pub struct DestinationRule {
+    /// What steps call it.
+    pub name: String,
     /// Index into [`Scenario::services`].
     pub service: usize,
     /// Subset name and the labels that select it.
@@ -171,6 +174,8 @@ pub struct DestinationRule {
 /// HTTP routes to a service (Istio `VirtualService`).
 #[derive(Debug, Clone)]
 pub struct VirtualService {
+    /// What steps call it; one with several hosts stands here once for each.
+    pub name: String,
     /// Index into [`Scenario::services`]: the host whose traffic is routed.
     pub service: usize,
     /// Routes, the first match wins.
@@ -482,8 +487,10 @@ pub enum Action {
         /// Which.
         kind: ProbeKind,
     },
-    /// A service that was held is there from now on: index into [`Scenario::services`].
-    Apply(usize),
+    /// An object is there from now on, in the place of what it was before.
+    Apply(Object),
+    /// An object is there no more.
+    Withdraw(ObjectName),
     /// Stops istiod, or starts it again.
     Istiod(Power),
     /// Takes a pod's link down, or up again.
