@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as AccessLogProto, access_log};
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3 as proto;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate as predicate;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
@@ -18,6 +19,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpPro
 use super::route::RouteTable;
 use super::{Refused, limit, socket_address, unpack};
 use crate::access_log::{AccessLog, Format};
+use crate::drain::Drain;
 use crate::http::HttpStats;
 use crate::stats::{Stat, Stats};
 
@@ -45,10 +47,14 @@ pub struct ListenerConfig {
     pub filter_timeout: Option<Duration>,
     /// What happens then: on with what is known, or an end.
     pub continue_on_timeout: bool,
+    /// It takes what comes to the pod.
+    pub inbound: bool,
     /// Filter chains.
     pub chains: Vec<Rc<FilterChain>>,
     /// What takes connections that no chain matches.
     pub default_chain: Option<Rc<FilterChain>>,
+    /// The resource that it was made from, without the chains.
+    shell: proto::Listener,
 }
 
 /// What socket a listener has.
@@ -74,6 +80,10 @@ pub struct FilterChain {
     wanted: Wanted,
     /// Its network filter.
     pub filter: NetworkFilter,
+    /// The end of its connections, once it is gone from the configuration.
+    pub drain: Drain,
+    /// What it was made from.
+    source: proto::FilterChain,
 }
 
 #[derive(Debug, Default)]
@@ -172,6 +182,17 @@ impl TcpConfig {
 }
 
 impl FilterChain {
+    /// The name of the route table that it needs.
+    pub fn route_name(&self) -> Option<&str> {
+        match &self.filter {
+            NetworkFilter::Http(http) => match &http.routes {
+                Routes::Rds(name) => Some(name),
+                Routes::Inline(_) => None,
+            },
+            NetworkFilter::Tcp(_) => None,
+        }
+    }
+
     /// What connections it takes, as configuration has it.
     pub fn criteria(&self) -> serde_json::Value {
         let Wanted {
@@ -226,8 +247,14 @@ impl ListenerConfig {
                 None => Some(FILTER_TIMEOUT),
             },
             continue_on_timeout: listener.continue_on_listener_filters_timeout,
+            inbound: listener.traffic_direction() == TrafficDirection::Inbound,
             chains: Vec::new(),
             default_chain: None,
+            shell: proto::Listener {
+                filter_chains: Vec::new(),
+                default_filter_chain: None,
+                ..listener.clone()
+            },
         };
         for filter in &listener.listener_filters {
             config.add_listener_filter(filter)?;
@@ -242,6 +269,30 @@ impl ListenerConfig {
             return Err(Refused::new(name, "filter_chains", "no filter chains specified"));
         }
         Ok(config)
+    }
+
+    /// Keeps the chains of its former self that are the same, with their connections. If anything else has changed,
+    /// none is (Envoy, `ListenerImpl::supportUpdateFilterChain`).
+    pub fn keep_chains_of(&mut self, former: &Self) {
+        if self.shell != former.shell {
+            return;
+        }
+        for chain in &mut self.chains {
+            let same = former.chains.iter().find(|it| it.source == chain.source);
+            if let Some(same) = same {
+                *chain = Rc::clone(same);
+            }
+        }
+        if let (Some(new), Some(old)) = (&mut self.default_chain, &former.default_chain)
+            && new.source == old.source
+        {
+            *new = Rc::clone(old);
+        }
+    }
+
+    /// All chains.
+    pub fn all_chains(&self) -> impl Iterator<Item = &Rc<FilterChain>> {
+        self.chains.iter().chain(&self.default_chain)
     }
 
     fn add_listener_filter(&mut self, filter: &proto::ListenerFilter) -> Result<(), Refused> {
@@ -280,16 +331,7 @@ impl ListenerConfig {
 
     /// The names of the route tables that it needs.
     pub fn route_names(&self) -> impl Iterator<Item = &str> {
-        self.chains
-            .iter()
-            .chain(&self.default_chain)
-            .filter_map(|chain| match &chain.filter {
-                NetworkFilter::Http(http) => match &http.routes {
-                    Routes::Rds(name) => Some(name.as_str()),
-                    Routes::Inline(_) => None,
-                },
-                NetworkFilter::Tcp(_) => None,
-            })
+        self.all_chains().filter_map(|chain| chain.route_name())
     }
 
     /// The chain that takes a connection. As in Envoy, each criterion narrows what is left to the most specific, and
@@ -399,6 +441,8 @@ fn chain(listener: &str, chain: &proto::FilterChain) -> Result<FilterChain, Refu
         name: chain.name.clone(),
         wanted: wanted.unwrap_or_default(),
         filter,
+        drain: Drain::default(),
+        source: chain.clone(),
     })
 }
 
@@ -538,6 +582,11 @@ mod tests {
                 applications: applications.iter().map(|it| (*it).to_owned()).collect(),
             },
             filter: NetworkFilter::Tcp(tcp),
+            drain: Drain::default(),
+            source: proto::FilterChain {
+                name: name.to_owned(),
+                ..proto::FilterChain::default()
+            },
         })
     }
 
@@ -552,8 +601,10 @@ mod tests {
             http_inspector: None,
             filter_timeout: None,
             continue_on_timeout: true,
+            inbound: false,
             chains,
             default_chain: None,
+            shell: proto::Listener::default(),
         }
     }
 
@@ -585,6 +636,20 @@ mod tests {
         ]);
         assert!(listener.choose(7777, "raw_buffer", None).is_none());
         assert!(listener.choose(7777, "tls", None).is_some());
+    }
+
+    #[test]
+    fn chains_that_are_the_same_stay_unless_anything_else_changed() {
+        let chains = |names: [&str; 2]| names.map(|name| chain(name, None, "", &[])).into();
+        let former = listener(chains(["a", "b"]));
+        let mut next = listener(chains(["b", "c"]));
+        next.keep_chains_of(&former);
+        assert!(Rc::ptr_eq(&next.chains[0], &former.chains[1]));
+        assert!(former.all_chains().all(|old| !Rc::ptr_eq(old, &next.chains[1])));
+        let mut other = listener(chains(["a", "b"]));
+        other.shell.transparent = Some(envoy_types::pb::google::protobuf::BoolValue { value: true });
+        other.keep_chains_of(&former);
+        assert!(!Rc::ptr_eq(&other.chains[0], &former.chains[0]));
     }
 
     fn virtual_inbound(filter: OriginalSrc, bound: Option<bool>) -> Result<ListenerConfig, Refused> {

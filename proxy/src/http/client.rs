@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::Response;
+use http::{Response, StatusCode};
 use hyper::body::Frame;
 use socket2::SockRef;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, Interest};
@@ -17,6 +17,7 @@ use super::h1::body::Framing;
 use super::h1::encode;
 use super::head::ResponseHead;
 use super::request_body::Piece;
+use crate::drain::Drain;
 
 /// As much is gathered before it is written.
 pub(super) const BACKLOG: usize = 32 * 1024;
@@ -48,6 +49,10 @@ pub(super) struct Http1Client<'a> {
     pub close: bool,
     /// The client wants the connection closed after the response: its end and the connection's go in one segment.
     last: bool,
+    /// Whether the client is to leave.
+    drain: &'a Drain,
+    /// The response asked it to.
+    pub asked_to_leave: bool,
     /// How the response's body ends.
     framing: Framing,
 }
@@ -67,6 +72,7 @@ impl<'a> Http1Client<'a> {
         out: &'a mut BytesMut,
         to_head: bool,
         close: bool,
+        drain: &'a Drain,
     ) -> Self {
         Self {
             write,
@@ -74,6 +80,8 @@ impl<'a> Http1Client<'a> {
             to_head,
             close,
             last: close,
+            drain,
+            asked_to_leave: false,
             framing: Framing::None,
         }
     }
@@ -160,7 +168,11 @@ impl Client<'_> {
                 } else {
                     framing
                 };
-                encode::response(client.out, head, client.framing, client.to_head, client.close);
+                // After a change of the protocol there is no answer that could say it.
+                client.asked_to_leave =
+                    client.drain.has_begun() && head.status != StatusCode::SWITCHING_PROTOCOLS;
+                let close = client.close || client.asked_to_leave;
+                encode::response(client.out, head, client.framing, client.to_head, close);
             }
             Self::Http2(client) => client.ends = framing == Framing::None,
         }

@@ -1,5 +1,7 @@
 //! A client's connection that speaks HTTP/2: hyper's streams, each an exchange of its own.
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -8,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::client::{Client, Http2Client};
 use super::exchange::exchange;
@@ -25,18 +27,51 @@ use crate::serve::Prefixed;
 #[error("no answer")]
 struct Reset;
 
+/// A client that is asked to leave, before the answer that it gets.
+#[derive(Debug, Default)]
+struct Leave {
+    wanted: Notify,
+    is_told: Cell<bool>,
+    told: Notify,
+}
+
+impl Leave {
+    async fn tell(&self) {
+        self.wanted.notify_one();
+        while !self.is_told.get() {
+            self.told.notified().await;
+        }
+    }
+}
+
 /// Serves a connection until it ends.
 pub(super) async fn serve(connection: &Rc<Connection>, stream: TcpStream, prefix: BytesMut) {
     let io = TokioIo::new(Prefixed::new(prefix, stream));
     let task_connection = Rc::clone(connection);
-    let service = service_fn(move |request| answer(Rc::clone(&task_connection), request));
+    let leave = Rc::new(Leave::default());
+    let task_leave = Rc::clone(&leave);
+    let service =
+        service_fn(move |request| answer(Rc::clone(&task_connection), Rc::clone(&task_leave), request));
     let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
     builder.max_concurrent_streams(None);
+    let mut serving = pin!(builder.serve_connection(io, service));
     // An error here is the client's: it went away, or broke the protocol.
-    drop(builder.serve_connection(io, service).await);
+    tokio::select! {
+        biased;
+        ended = serving.as_mut() => return drop(ended),
+        () = leave.wanted.notified() => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    leave.is_told.set(true);
+    leave.told.notify_waiters();
+    drop(serving.await);
 }
 
-async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<Fed>, Reset> {
+async fn answer(
+    connection: Rc<Connection>,
+    leave: Rc<Leave>,
+    request: Request<Incoming>,
+) -> Result<Response<Fed>, Reset> {
     let (head, answered) = oneshot::channel();
     let gone = Rc::new(Gone::default());
     let reader = gone.reader();
@@ -48,6 +83,9 @@ async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Resul
         }
     });
     let response = answered.await.map_err(|_error| Reset)?;
+    if connection.chain.drain.has_begun() {
+        leave.tell().await;
+    }
     Ok(response.map(|body| body.read_by(reader)))
 }
 

@@ -11,6 +11,11 @@ use super::head::RequestHead;
 use crate::access_log::{Flags, Record};
 use crate::config::listener::HttpConfig;
 
+const REMOTE_DISCONNECT: &str = "downstream_remote_disconnect";
+/// In Envoy's words for a connection whose listener or filter chain ends before it.
+const LOCAL_DISCONNECT: &str =
+    "downstream_local_disconnect(purging_socket_that_have_not_progressed_to_connections)";
+
 /// What is known of a stream.
 #[derive(Debug)]
 pub(super) struct StreamInfo {
@@ -94,7 +99,7 @@ impl StreamInfo {
     /// The client went away.
     pub(super) fn client_gone(&mut self) {
         self.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
-        self.details = "downstream_remote_disconnect".into();
+        self.details = REMOTE_DISCONNECT.into();
     }
 
     /// Tells the logs. `request` is none if no request could be made out.
@@ -105,6 +110,11 @@ impl StreamInfo {
         request: Option<&RequestHead>,
         received: u64,
     ) {
+        // A client that was cut off did not go by itself.
+        let details = match &*self.details {
+            REMOTE_DISCONNECT if connection.chain.drain.is_over() => Some(LOCAL_DISCONNECT),
+            details => Some(details),
+        };
         let record = Record {
             start: self.start,
             duration: self.clock.elapsed(),
@@ -116,7 +126,7 @@ impl StreamInfo {
             response_headers: Some(&self.response_headers),
             response_code: self.status,
             flags: &self.flags,
-            details: Some(&*self.details).filter(|it| !it.is_empty()),
+            details: details.filter(|it| !it.is_empty()),
             connection_termination_details: None,
             upstream_transport_failure_reason: self.transport_reason.as_deref(),
             bytes_received: received,
