@@ -18,6 +18,7 @@ use crate::config::Refused;
 use crate::config::cluster::{ClusterConfig, Discovery, Endpoints};
 use crate::config::listener::{FilterChain, ListenerConfig, Socket};
 use crate::config::route::RouteTable;
+use crate::drain::Gone;
 use crate::serve::Families;
 use crate::stats::Stats;
 use crate::upstream::Cluster;
@@ -306,7 +307,7 @@ impl Proxy {
     }
 
     /// Chains that are gone: their clients are asked to leave, and cut off when the time is over.
-    fn drain_chains(self: &Rc<Self>, chains: Vec<Rc<FilterChain>>) {
+    fn drain_chains(self: &Rc<Self>, chains: Vec<Rc<FilterChain>>, gone: Gone) {
         if chains.is_empty() {
             return;
         }
@@ -319,7 +320,7 @@ impl Proxy {
         self.spawn(async move {
             crate::within::back_off(time).await;
             for chain in &chains {
-                chain.drain.cut();
+                chain.drain.cut(gone);
             }
             if let Some(proxy) = proxy.upgrade() {
                 let is_over = |it: &Rc<FilterChain>| it.drain.is_over();
@@ -522,7 +523,7 @@ impl Proxy {
             keep
         });
         let chains = gone.iter().flat_map(|config| config.all_chains());
-        self.drain_chains(chains.map(Rc::clone).collect());
+        self.drain_chains(chains.map(Rc::clone).collect(), Gone::Listener);
     }
 
     /// The names of route tables that listeners need.
@@ -581,7 +582,7 @@ impl Proxy {
                 return;
             }
         }
-        let mut gone = Vec::new();
+        let (mut replaced, mut changed) = (Vec::new(), Vec::new());
         for known in self.listeners.borrow_mut().values_mut() {
             let Some(config) = known.warming.take_if(|config| has_routes(config)) else {
                 continue;
@@ -604,11 +605,14 @@ impl Proxy {
                     let mut now = known.active.iter().flat_map(|config| config.all_chains());
                     now.any(|it| Rc::ptr_eq(it, chain))
                 };
+                let in_place = known.active.as_ref().is_some_and(|it| it.has_shell_of(&former));
+                let gone = if in_place { &mut changed } else { &mut replaced };
                 gone.extend(former.all_chains().filter(|it| !stays(it)).map(Rc::clone));
             }
             self.ask_clients_of(known);
         }
-        self.drain_chains(gone);
+        self.drain_chains(replaced, Gone::Listener);
+        self.drain_chains(changed, Gone::FilterChain);
         if first && self.state.get() != ServerState::Draining {
             self.become_state(ServerState::Live);
             crate::sys::give_back();

@@ -20,7 +20,16 @@ enum Stage {
     /// Connections are to end.
     Begun,
     /// The time is over.
-    Over,
+    Over(Gone),
+}
+
+/// What is gone from the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gone {
+    /// The listener, or its former self.
+    Listener,
+    /// The filter chain alone: the listener changed in place.
+    FilterChain,
 }
 
 impl Drain {
@@ -30,8 +39,8 @@ impl Drain {
     }
 
     /// The time is over.
-    pub fn cut(&self) {
-        self.stage.set(Stage::Over);
+    pub fn cut(&self, gone: Gone) {
+        self.stage.set(Stage::Over(gone));
         self.told.notify_waiters();
     }
 
@@ -42,7 +51,15 @@ impl Drain {
 
     /// True if the time is over.
     pub fn is_over(&self) -> bool {
-        self.stage.get() == Stage::Over
+        self.gone().is_some()
+    }
+
+    /// Why the time is over, if it is.
+    pub fn gone(&self) -> Option<Gone> {
+        match self.stage.get() {
+            Stage::Over(gone) => Some(gone),
+            Stage::Not | Stage::Begun => None,
+        }
     }
 
     /// Ends when the time is over.
@@ -72,12 +89,12 @@ mod tests {
         let waiting = Rc::clone(&drain);
         let cut = tokio::join!(waiting.over(), async {
             assert!(!drain.is_over());
-            drain.cut();
+            drain.cut(Gone::FilterChain);
             // A drain that begins again changes nothing.
             drain.begin();
-            drain.is_over()
+            drain.gone()
         });
-        assert_eq!(cut, ((), true));
+        assert_eq!(cut, ((), Some(Gone::FilterChain)));
         drain.over().await;
     }
 }

@@ -271,10 +271,15 @@ impl ListenerConfig {
         Ok(config)
     }
 
+    /// True if nothing but the chains differs from this one.
+    pub fn has_shell_of(&self, other: &Self) -> bool {
+        self.shell == other.shell
+    }
+
     /// Keeps the chains of its former self that are the same, with their connections. If anything else has changed,
     /// none is (Envoy, `ListenerImpl::supportUpdateFilterChain`).
     pub fn keep_chains_of(&mut self, former: &Self) {
-        if self.shell != former.shell {
+        if !self.has_shell_of(former) {
             return;
         }
         for chain in &mut self.chains {

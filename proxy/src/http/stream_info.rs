@@ -10,11 +10,18 @@ use super::Connection;
 use super::head::RequestHead;
 use crate::access_log::{Flags, Record};
 use crate::config::listener::HttpConfig;
+use crate::drain::Gone;
 
 const REMOTE_DISCONNECT: &str = "downstream_remote_disconnect";
 /// In Envoy's words for a connection whose listener or filter chain ends before it.
-const LOCAL_DISCONNECT: &str =
-    "downstream_local_disconnect(purging_socket_that_have_not_progressed_to_connections)";
+const fn local_disconnect(gone: Gone) -> &'static str {
+    match gone {
+        Gone::Listener => {
+            "downstream_local_disconnect(purging_socket_that_have_not_progressed_to_connections)"
+        }
+        Gone::FilterChain => "downstream_local_disconnect(filter_chain_is_being_removed)",
+    }
+}
 
 /// What is known of a stream.
 #[derive(Debug)]
@@ -111,9 +118,9 @@ impl StreamInfo {
         received: u64,
     ) {
         // A client that was cut off did not go by itself.
-        let details = match &*self.details {
-            REMOTE_DISCONNECT if connection.chain.drain.is_over() => Some(LOCAL_DISCONNECT),
-            details => Some(details),
+        let details = match (&*self.details, connection.chain.drain.gone()) {
+            (REMOTE_DISCONNECT, Some(gone)) => Some(local_disconnect(gone)),
+            (details, _) => Some(details),
         };
         let record = Record {
             start: self.start,
