@@ -579,7 +579,7 @@ fn write_outputs(
             }
         };
         match &output.file {
-            None => terminal::print(&text),
+            None => terminal::write(&text),
             Some(file) => ok = write_or_complain(file, &text).and(ok),
         }
     }
