@@ -6,12 +6,16 @@ use std::num::NonZeroU16;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::bootstrap::{Bootstrap, InterceptionMode};
 use crate::{agent, data_plane};
+
+/// Istio's `drainDuration`, in seconds.
+const DRAIN_TIME: u64 = 45;
 
 /// The sidecar's two processes.
 #[derive(Debug, clap::Subcommand)]
@@ -46,6 +50,9 @@ pub struct AgentArgs {
     /// How connections get into the sidecar
     #[arg(long, value_enum, default_value_t = InterceptionMode::Redirect)]
     pub interception_mode: InterceptionMode,
+    /// How long connections of what is gone from the configuration go on (`drainDuration`)
+    #[arg(long, default_value_t = DRAIN_TIME)]
+    pub drain_time_s: u64,
     /// How long the data plane goes on after SIGTERM (`terminationDrainDuration`)
     #[arg(long, default_value_t = 0)]
     pub termination_drain_ms: u64,
@@ -84,6 +91,9 @@ pub struct DataPlaneArgs {
     /// How connections get into the sidecar
     #[arg(long, value_enum, default_value_t = InterceptionMode::Redirect)]
     pub interception_mode: InterceptionMode,
+    /// How long connections of what is gone from the configuration go on
+    #[arg(long, default_value_t = DRAIN_TIME)]
+    pub drain_time_s: u64,
 }
 
 impl DataPlaneArgs {
@@ -91,6 +101,7 @@ impl DataPlaneArgs {
         Bootstrap {
             concurrency: self.concurrency,
             interception_mode: self.interception_mode,
+            drain_time: Duration::from_secs(self.drain_time_s),
             ..Bootstrap::of_pod(&self.node_id, &self.instance_ips)
         }
     }

@@ -16,8 +16,9 @@ use crate::access_log::sink;
 use crate::bootstrap::Bootstrap;
 use crate::config::Refused;
 use crate::config::cluster::{ClusterConfig, Discovery, Endpoints};
-use crate::config::listener::{ListenerConfig, Socket};
+use crate::config::listener::{FilterChain, ListenerConfig, Socket};
 use crate::config::route::RouteTable;
+use crate::drain::Gone;
 use crate::serve::Families;
 use crate::stats::Stats;
 use crate::upstream::Cluster;
@@ -83,6 +84,17 @@ impl KnownListener {
     }
 }
 
+/// Which clients are asked to leave with their next answer (`/drain_listeners?graceful`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// None.
+    Nobody,
+    /// Those from outside the pod.
+    Inbound,
+    /// All.
+    Everybody,
+}
+
 /// A data plane.
 #[derive(Debug)]
 pub struct Proxy {
@@ -96,6 +108,10 @@ pub struct Proxy {
     /// Endpoints by the name that EDS has for them.
     endpoints: RefCell<HashMap<String, Endpoints>>,
     listeners: RefCell<BTreeMap<String, KnownListener>>,
+    /// Chains that are gone from the configuration, and have connections for a while.
+    draining: RefCell<Vec<Rc<FilterChain>>>,
+    /// Which clients are asked to leave, whatever the configuration says.
+    leaving: Cell<Leaving>,
     routes: RefCell<BTreeMap<String, (Rc<RouteTable>, RouteConfiguration)>>,
     versions: RefCell<BTreeMap<Kind, String>>,
     state: Cell<ServerState>,
@@ -185,6 +201,8 @@ impl Proxy {
             clusters: RefCell::default(),
             endpoints: RefCell::default(),
             listeners: RefCell::default(),
+            draining: RefCell::default(),
+            leaving: Cell::new(Leaving::Nobody),
             routes: RefCell::default(),
             versions: RefCell::default(),
             state: Cell::new(ServerState::PreInitializing),
@@ -265,6 +283,50 @@ impl Proxy {
             }
         })
         .await;
+    }
+
+    /// These clients are asked to leave from now on.
+    pub fn ask_to_leave(&self, who: Leaving) {
+        self.workers.ask_to_leave(who);
+        self.leaving.set(who);
+        for known in self.listeners.borrow().values() {
+            self.ask_clients_of(known);
+        }
+    }
+
+    fn ask_clients_of(&self, known: &KnownListener) {
+        let Some(config) = &known.active else { return };
+        let asked = match self.leaving.get() {
+            Leaving::Nobody => false,
+            Leaving::Inbound => config.inbound,
+            Leaving::Everybody => true,
+        };
+        if asked {
+            config.all_chains().for_each(|chain| chain.drain.begin());
+        }
+    }
+
+    /// Chains that are gone: their clients are asked to leave, and cut off when the time is over.
+    fn drain_chains(self: &Rc<Self>, chains: Vec<Rc<FilterChain>>, gone: Gone) {
+        if chains.is_empty() {
+            return;
+        }
+        for chain in &chains {
+            chain.drain.begin();
+        }
+        self.draining.borrow_mut().extend(chains.iter().map(Rc::clone));
+        let proxy = Rc::downgrade(self);
+        let time = self.bootstrap.drain_time;
+        self.spawn(async move {
+            crate::within::back_off(time).await;
+            for chain in &chains {
+                chain.drain.cut(gone);
+            }
+            if let Some(proxy) = proxy.upgrade() {
+                let is_over = |it: &Rc<FilterChain>| it.drain.is_over();
+                proxy.draining.borrow_mut().retain(|it| !is_over(it));
+            }
+        });
     }
 
     /// No new connections from now on.
@@ -420,9 +482,13 @@ impl Proxy {
     }
 
     /// Adds a listener, or puts it in the place of its former self, as soon as its routes are there.
-    pub fn set_listener(&self, config: ListenerConfig, proto: ListenerProto) {
-        let config = Rc::new(config);
+    pub fn set_listener(&self, mut config: ListenerConfig, proto: ListenerProto) {
         let mut listeners = self.listeners.borrow_mut();
+        let former = listeners.get(&proto.name).and_then(|known| known.active.as_ref());
+        if let Some(former) = former {
+            config.keep_chains_of(former);
+        }
+        let config = Rc::new(config);
         if let Some(known) = listeners.get_mut(&proto.name) {
             let moved = known.active.as_ref().is_some_and(|active| {
                 (&active.addresses, active.socket) != (&config.addresses, config.socket)
@@ -444,16 +510,20 @@ impl Proxy {
         }
     }
 
-    /// Forgets the listeners that are not among these, static ones aside. Their connections go on.
-    pub fn keep_listeners(&self, names: &[String]) {
+    /// Forgets the listeners that are not among these, static ones aside. Their connections go on for a while.
+    pub fn keep_listeners(self: &Rc<Self>, names: &[String]) {
         self.got_listeners.set(true);
+        let mut gone = Vec::new();
         self.listeners.borrow_mut().retain(|name, known| {
             let keep = known.is_static || names.contains(name);
             if !keep {
                 known.close();
+                gone.extend(known.active.take());
             }
             keep
         });
+        let chains = gone.iter().flat_map(|config| config.all_chains());
+        self.drain_chains(chains.map(Rc::clone).collect(), Gone::Listener);
     }
 
     /// The names of route tables that listeners need.
@@ -462,8 +532,11 @@ impl Proxy {
         let configs = listeners
             .values()
             .flat_map(|known| known.active.iter().chain(&known.warming));
+        let draining = self.draining.borrow();
+        let of_draining = draining.iter().filter_map(|chain| chain.route_name());
         let mut names: Vec<String> = configs
             .flat_map(|config| config.route_names())
+            .chain(of_draining)
             .map(str::to_owned)
             .collect();
         names.sort();
@@ -509,6 +582,7 @@ impl Proxy {
                 return;
             }
         }
+        let (mut replaced, mut changed) = (Vec::new(), Vec::new());
         for known in self.listeners.borrow_mut().values_mut() {
             let Some(config) = known.warming.take_if(|config| has_routes(config)) else {
                 continue;
@@ -526,8 +600,19 @@ impl Proxy {
                     }
                 }
             }
-            known.active = Some(config);
+            if let Some(former) = known.active.replace(config) {
+                let stays = |chain: &&Rc<FilterChain>| {
+                    let mut now = known.active.iter().flat_map(|config| config.all_chains());
+                    now.any(|it| Rc::ptr_eq(it, chain))
+                };
+                let in_place = known.active.as_ref().is_some_and(|it| it.has_shell_of(&former));
+                let gone = if in_place { &mut changed } else { &mut replaced };
+                gone.extend(former.all_chains().filter(|it| !stays(it)).map(Rc::clone));
+            }
+            self.ask_clients_of(known);
         }
+        self.drain_chains(replaced, Gone::Listener);
+        self.drain_chains(changed, Gone::FilterChain);
         if first && self.state.get() != ServerState::Draining {
             self.become_state(ServerState::Live);
             crate::sys::give_back();

@@ -5,6 +5,8 @@ pub mod within;
 pub mod addr;
 pub mod sys;
 
+pub mod drain;
+
 pub mod access_log;
 pub mod stats;
 

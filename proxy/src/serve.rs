@@ -4,13 +4,16 @@
     reason = "whatever else the first bytes are, it is not what was looked for"
 )]
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
+use std::os::fd::AsRawFd as _;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, BytesMut};
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -226,6 +229,7 @@ async fn run(
     mut prefix: BytesMut,
 ) -> io::Result<()> {
     let id = next_id();
+    let descriptor = stream.as_raw_fd();
     match &chain.filter {
         NetworkFilter::Tcp(config) => {
             tcp::serve(&proxy, config, &chain, downstream, id, stream, prefix).await;
@@ -242,9 +246,20 @@ async fn run(
                 proxy,
                 downstream,
                 id,
-                chain,
+                chain: Rc::clone(&chain),
+                ended: Cell::default(),
+                refused: Rc::default(),
             };
-            http::serve(connection, stream, prefix, is_http2).await;
+            let mut serving = pin!(http::serve(connection, stream, prefix, is_http2));
+            tokio::select! {
+                biased;
+                () = serving.as_mut() => {}
+                () = chain.drain.over() => {
+                    // Whoever serves it has it still, and sees its end. It may have ended by itself meanwhile.
+                    shutdown(descriptor, Shutdown::Both).unwrap_or_default();
+                    serving.await;
+                }
+            }
         }
     }
     Ok(())

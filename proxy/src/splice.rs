@@ -9,6 +9,8 @@ use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 
+use crate::drain::Drain;
+
 /// The most that is moved at once; also the size that the pipe is asked to have.
 const ROOM: usize = 256 * 1024;
 
@@ -28,6 +30,8 @@ pub(crate) enum Ended {
     ClientReset,
     /// The host reset the connection.
     HostReset,
+    /// The time of the filter chain was over.
+    Cut,
 }
 
 /// What passed.
@@ -47,6 +51,7 @@ pub(crate) async fn both_ways(
     client_ahead: BytesMut,
     mut host: TcpStream,
     host_ahead: BytesMut,
+    drain: &Drain,
 ) -> Passed {
     let mut passed = Passed {
         to_host: length(&client_ahead),
@@ -65,24 +70,31 @@ pub(crate) async fn both_ways(
     let (mut to_host, mut to_client) = (0, 0);
     let up = async { one_way(&client, &host, &mut to_host).await };
     let down = async { one_way(&host, &client, &mut to_client).await };
-    let ended = tokio::try_join!(
-        async {
-            up.await
-                .map_err(|broke| broke.side(Ended::Client, Ended::Host, Ended::ClientReset))
-        },
-        async {
-            down.await
-                .map_err(|broke| broke.side(Ended::Host, Ended::Client, Ended::HostReset))
-        },
-    );
+    let both = async {
+        tokio::try_join!(
+            async {
+                up.await
+                    .map_err(|broke| broke.side(Ended::Client, Ended::Host, Ended::ClientReset))
+            },
+            async {
+                down.await
+                    .map_err(|broke| broke.side(Ended::Host, Ended::Client, Ended::HostReset))
+            },
+        )
+        .map_or_else(|side| side, |_both| Ended::Both)
+    };
+    passed.ended = tokio::select! {
+        biased;
+        ended = both => ended,
+        () = drain.over() => Ended::Cut,
+    };
     passed.to_host += to_host;
     passed.to_client += to_client;
-    passed.ended = ended.map_or_else(|side| side, |_both| Ended::Both);
     // A reset is passed on as one.
     match passed.ended {
         Ended::HostReset => reset(&client),
         Ended::ClientReset => reset(&host),
-        Ended::Both | Ended::Client | Ended::Host => {}
+        Ended::Both | Ended::Client | Ended::Host | Ended::Cut => {}
     }
     passed
 }

@@ -41,7 +41,7 @@ pub async fn serve(
     let stats = config.stats(&proxy.stats);
     stats.cx_total.inc();
     let active = stats.cx_active.hold();
-    let outcome = pass(proxy, config, downstream, client, prefix).await;
+    let outcome = pass(proxy, config, chain, downstream, client, prefix).await;
     drop(active);
     let record = Record {
         start,
@@ -79,6 +79,7 @@ pub async fn serve(
 async fn pass(
     proxy: &Rc<Proxy>,
     config: &TcpConfig,
+    chain: &FilterChain,
     downstream: Downstream,
     client: TcpStream,
     prefix: BytesMut,
@@ -118,7 +119,7 @@ async fn pass(
         }
     };
     (outcome.local, outcome.upstream_id) = (Some(link.local), Some(link.id));
-    let passed = splice::both_ways(client, prefix, upstream, BytesMut::new()).await;
+    let passed = splice::both_ways(client, prefix, upstream, BytesMut::new(), &chain.drain).await;
     (outcome.received, outcome.sent) = (passed.to_host, passed.to_client);
     cluster.stats.cx_tx_bytes.add(passed.to_host);
     cluster.stats.cx_rx_bytes.add(passed.to_client);
@@ -127,7 +128,7 @@ async fn pass(
         Ended::Client => outcome.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION),
         Ended::ClientReset => outcome.flags.set(Flags::DOWNSTREAM_REMOTE_RESET),
         Ended::HostReset => outcome.flags.set(Flags::UPSTREAM_REMOTE_RESET),
-        Ended::Both | Ended::Host => {}
+        Ended::Both | Ended::Host | Ended::Cut => {}
     }
     outcome
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
 use crate::bootstrap::Bootstrap;
-use crate::data_plane::{self, Proxy};
+use crate::data_plane::{self, Leaving, Proxy};
 use crate::stats::Stats;
 use crate::xds::{Kind, apply};
 
@@ -21,6 +21,8 @@ enum Order {
     Response(Kind, Arc<DiscoveryResponse>),
     /// No new connections from now on.
     Drain,
+    /// These clients are asked to leave from now on.
+    AskToLeave(Leaving),
 }
 
 /// The further workers. They end when this is dropped.
@@ -53,6 +55,11 @@ impl Workers {
         self.tell(&Order::Drain);
     }
 
+    /// These clients are asked to leave from now on.
+    pub(crate) fn ask_to_leave(&self, who: Leaving) {
+        self.tell(&Order::AskToLeave(who));
+    }
+
     fn tell(&self, order: &Order) {
         // A worker that is gone has said why.
         self.0
@@ -80,6 +87,7 @@ fn work(bootstrap: Bootstrap, stats: Stats, mut orders: mpsc::UnboundedReceiver<
                     proxy.open_when_ready();
                 }
                 Order::Drain => proxy.drain(),
+                Order::AskToLeave(who) => proxy.ask_to_leave(who),
             }
         }
         watch.abort();

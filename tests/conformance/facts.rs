@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::frames::frames;
 use crate::normal::normal;
 use crate::views::view;
 
@@ -43,7 +44,11 @@ pub(crate) fn of_step(written: &Value, step: &Value, file: &str) -> Facts {
     if let Some(inner) = step.get("steps") {
         // What is sent at once, or again and again, may meet another endpoint each time.
         facts.named.remove("path");
-        facts.inner(inner);
+        if file == "updates-under-load" {
+            facts.at_once(written, inner, file);
+        } else {
+            facts.inner(inner);
+        }
     }
     facts
 }
@@ -67,6 +72,15 @@ fn text(value: &Value) -> Option<String> {
             Some(normal(&value.to_string()))
         }
     }
+}
+
+/// The bytes of a body: they are there in hexadecimal if they are no text.
+fn bytes_of(answer: &Value) -> Vec<u8> {
+    let Some(hex) = answer["body_hex"].as_str() else {
+        return answer["body"].as_str().unwrap_or_default().into();
+    };
+    let byte = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).filter_map(byte).collect()
 }
 
 /// A body that is a word or two.
@@ -106,7 +120,8 @@ impl Facts {
         self.named.insert("headers".to_owned(), lines(&answer["headers"]));
         self.named
             .insert("trailers".to_owned(), lines(&answer["trailers"]));
-        let body = match (viewed, shown) {
+        let frames = frames(&written["request"], &bytes_of(answer));
+        let body = match (viewed.or(frames), shown) {
             (Some(viewed), _) => viewed,
             (None, Some(body)) => normal(body),
             (None, None) => format!(
@@ -137,6 +152,23 @@ impl Facts {
             } else {
                 self.say(&name, value);
             }
+        }
+    }
+
+    /// Of requests that were sent at once, each to an endpoint of its own: all that was seen of each.
+    fn at_once(&mut self, written: &Value, steps: &Value, file: &str) {
+        let written = written["parallel"].as_array().into_iter().flatten();
+        for (written, step) in written.zip(steps.as_array().into_iter().flatten()) {
+            if written.get("request").is_none() {
+                self.inner(&step["steps"]);
+                continue;
+            }
+            let name = step["name"].as_str().unwrap_or_default();
+            let of_step = of_step(written, step, file);
+            let named = of_step.named.into_iter();
+            self.named
+                .extend(named.map(|(fact, value)| (format!("{name}: {fact}"), value)));
+            self.seconds = self.seconds.or(of_step.seconds);
         }
     }
 

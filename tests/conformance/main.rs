@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 mod cases;
 mod compare;
 mod facts;
+mod frames;
 mod listed;
 mod normal;
 mod runs;

@@ -46,6 +46,12 @@ impl Content {
         &self.kept
     }
 
+    /// Its beginning in hexadecimal, if it is no UTF-8.
+    pub fn hex(&self) -> Option<String> {
+        let is_text = std::str::from_utf8(&self.kept).is_ok();
+        (!is_text).then(|| hex(&self.kept))
+    }
+
     /// The length of all of it.
     pub const fn length(&self) -> u64 {
         self.length
@@ -53,9 +59,12 @@ impl Content {
 
     /// SHA-256 of all of it, in hexadecimal.
     pub fn sha256(&self) -> String {
-        let digest = self.hash.clone().finalize();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.hash.clone().finalize())
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -68,6 +77,15 @@ mod tests {
             let blocks: Vec<Bytes> = pattern(length).collect();
             assert_eq!(blocks.iter().map(|block| block.len() as u64).sum::<u64>(), length);
         }
+    }
+
+    #[test]
+    fn what_is_no_text_is_there_in_hexadecimal() {
+        let mut content = Content::default();
+        content.push(b"text");
+        assert_eq!(content.hex(), None);
+        content.push(&[0xff, 0x0a]);
+        assert_eq!(content.hex().as_deref(), Some("74657874ff0a"));
     }
 
     #[test]

@@ -167,30 +167,34 @@ impl Reading<'_> {
     }
 
     /// Waits until this text has come after what was awaited before.
-    async fn find(&self, text: &str) -> Result<(), Failure> {
-        self.until(|reading| reading.found(text) || reading.has_ended())
+    async fn find(&self, bytes: &[u8]) -> Result<(), Failure> {
+        self.until(|reading| reading.found(bytes) || reading.has_ended())
             .await;
         // It may have come with the end.
-        if self.found(text) {
-            let position = self.position(text).unwrap_or_default();
-            *self.awaited.borrow_mut() += position + text.len();
+        if self.found(bytes) {
+            let position = self.position(bytes).unwrap_or_default();
+            *self.awaited.borrow_mut() += position + bytes.len();
             return Ok(());
         }
+        let words = match std::str::from_utf8(bytes) {
+            Ok(text) => text.escape_debug().to_string(),
+            Err(_) => bytes.escape_ascii().to_string(),
+        };
         Err(Failure {
             outcome: Outcome::ConnectionClosed,
-            words: format!("the peer ended it before `{}` came", text.escape_debug()),
+            words: format!("the peer ended it before `{words}` came"),
         })
     }
 
-    fn found(&self, text: &str) -> bool {
-        self.position(text).is_some()
+    fn found(&self, bytes: &[u8]) -> bool {
+        self.position(bytes).is_some()
     }
 
-    fn position(&self, text: &str) -> Option<usize> {
+    fn position(&self, bytes: &[u8]) -> Option<usize> {
         let answer = self.answer.borrow();
         let rest = answer.body.kept().get(*self.awaited.borrow()..)?;
-        rest.windows(text.len().max(1))
-            .position(|window| window == text.as_bytes())
+        rest.windows(bytes.len().max(1))
+            .position(|window| window == bytes)
     }
 }
 
@@ -237,9 +241,9 @@ mod tests {
     fn a_second_piece_waits_for_an_answer_to_the_first() {
         let send = vec![
             Piece::Bytes(b"one".to_vec()),
-            Piece::Await("1".to_owned()),
+            Piece::Await(b"1".to_vec()),
             Piece::Bytes(b"two".to_vec()),
-            Piece::Await("2".to_owned()),
+            Piece::Await(b"2".to_vec()),
         ];
         let result = with_peer(exchange(send, Read::End), |mut stream| {
             let mut buffer = [0; 3];
@@ -271,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_came_before_a_reset_is_kept() {
-        let send = vec![Piece::Bytes(b"x".to_vec()), Piece::Await("half".to_owned())];
+        let send = vec![Piece::Bytes(b"x".to_vec()), Piece::Await(b"half".to_vec())];
         let result = with_peer(exchange(send, Read::End), |mut stream| {
             stream.write_all(b"half").unwrap();
             // The client's own byte stays unread, so that closing resets.
@@ -287,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_never_comes_is_told() {
-        let send = vec![Piece::Await("more".to_owned())];
+        let send = vec![Piece::Await(b"more".to_vec())];
         let result = with_peer(exchange(send, Read::End), |mut stream| {
             stream.write_all(b"less").unwrap();
         });

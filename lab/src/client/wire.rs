@@ -102,7 +102,7 @@ pub enum Piece {
     /// So many bytes of the pattern.
     Generated(u64),
     /// Until this has come.
-    Await(String),
+    Await(Vec<u8>),
     /// For so many milliseconds nothing.
     Pause(u64),
 }
@@ -152,7 +152,8 @@ impl Piece {
             model::Piece::Text(text) => Self::Bytes(expand(text).into_bytes()),
             model::Piece::Raw(bytes) => Self::Bytes(bytes.clone()),
             model::Piece::Generated(number) => Self::Generated(*number),
-            model::Piece::Await(text) => Self::Await(expand(text)),
+            model::Piece::Await(text) => Self::Await(expand(text).into_bytes()),
+            model::Piece::AwaitRaw(bytes) => Self::Await(bytes.clone()),
             model::Piece::Pause(time) => Self::Pause(millis(*time)),
         }
     }
@@ -171,6 +172,8 @@ pub struct Result {
     pub headers: Vec<(String, String)>,
     /// The body, what is no UTF-8 replaced, at most 1 MiB.
     pub body: String,
+    /// The same in hexadecimal, if it is no UTF-8.
+    pub body_hex: Option<String>,
     /// The length of the whole body.
     pub body_length: u64,
     /// SHA-256 of the whole body, in hexadecimal.
@@ -254,6 +257,7 @@ impl Result {
             status: answer.status,
             headers: answer.headers,
             body: String::from_utf8_lossy(answer.body.kept()).into_owned(),
+            body_hex: answer.body.hex(),
             body_length: answer.body.length(),
             body_sha256: answer.body.sha256(),
             trailers: answer.trailers,

@@ -237,8 +237,9 @@ pub(super) async fn follow(lab: Rc<Lab>) {
 }
 
 async fn publish(lab: &Lab, set: &BTreeSet<PodId>, generation: u64) -> Result<(), String> {
-    let absent = lab.watched.read(|state| state.absent.clone());
-    let registry = lab.plan.registry(&lab.scenario, set, &absent);
+    let registry = lab
+        .watched
+        .read(|state| lab.plan.registry(&lab.scenario, set, &state.objects));
     let services = lab.plan.kube_proxy(&registry);
     // The kernel takes its time to commit rules (an RCU grace period); the sidecars are told meanwhile.
     let command = Command::State { generation, registry };

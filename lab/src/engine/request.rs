@@ -142,6 +142,7 @@ fn told(result: wire::Result, collected: &Collected) -> AnswerReport {
         error: result.error,
         headers: result.headers,
         body: (result.body_length <= LONGEST_SHOWN).then_some(result.body),
+        body_hex: result.body_hex.filter(|_| result.body_length <= LONGEST_SHOWN),
         body_length: result.body_length,
         body_sha256: result.body_sha256,
         trailers: result.trailers,

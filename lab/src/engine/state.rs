@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::scenario::lifecycle::{ContainerKind, Phase};
 use crate::scenario::model::{Container, ContainerId, Gate, PodId, ProcessName, Scenario, Target, Workload};
+use crate::scenario::objects::Objects;
 use crate::within::within;
 
 /// What is known of a running lab.
@@ -25,8 +26,8 @@ pub(super) struct State {
     pub(super) routed: u64,
     /// The generation that the ready pods ask for.
     pub(super) wanted: u64,
-    /// Services that are not there yet, by their index.
-    pub(super) absent: BTreeSet<usize>,
+    /// The Kubernetes objects that are there.
+    pub(super) objects: Objects,
     /// istiod was stopped by a step.
     pub(super) istiod_down: bool,
     /// The node ids of the proxies whose streams istiod has.
@@ -198,13 +199,7 @@ impl Watched {
             synced: 0,
             routed: 0,
             wanted: 0,
-            absent: scenario
-                .services
-                .iter()
-                .enumerate()
-                .filter(|(_, service)| service.held)
-                .map(|(index, _)| index)
-                .collect(),
+            objects: Objects::of(scenario),
             istiod_down: false,
             connected: BTreeSet::new(),
             failure: None,

@@ -18,6 +18,7 @@ use crate::report::{AnswerReport, StepReport};
 use crate::scenario::model::{
     Action, Actor, BodyMatch, Event, Expect, Gate, PodId, Power, Request, RulesRerun, Step, Target,
 };
+use crate::scenario::objects::ObjectName;
 use crate::verdict::{self, Seen, Verdict};
 use crate::within::within;
 use crate::world::process;
@@ -154,12 +155,13 @@ async fn act(lab: &Rc<Lab>, step: &Step, alone: bool) -> Result<Done, String> {
         Action::Probe { pod, container, kind } => {
             request::probe(lab, *pod, *container, *kind).await.map(Done::from)
         }
-        Action::Apply(service) => {
-            lab.watched.change(|state| state.absent.remove(service));
+        Action::Apply(object) => {
+            lab.watched.change(|state| state.objects.apply(object));
             mesh::republish(lab);
             lab.settled_mesh(SETTLE).await?;
             Ok(Done::quietly())
         }
+        Action::Withdraw(which) => withdraw(lab, which).await,
         Action::Istiod(Power::Down) => mesh::istiod_down(lab).await.map(|()| Done::quietly()),
         Action::Istiod(Power::Up) => mesh::istiod_up(lab).await.map(|()| Done::quietly()),
         Action::Link(pod, power) => faults::set_link(lab, *pod, *power)
@@ -233,6 +235,21 @@ async fn delete(lab: &Rc<Lab>, pod: PodId) -> Result<Done, String> {
         return Err(format!("pod {} was deleted already", lab.scenario.pod(pod).name));
     }
     life::delete(lab, pod);
+    lab.settled_mesh(SETTLE).await?;
+    Ok(Done::quietly())
+}
+
+/// An object is deleted; returns when whoever may know of it knows.
+async fn withdraw(lab: &Rc<Lab>, which: &ObjectName) -> Result<Done, String> {
+    if !lab.watched.change(|state| state.objects.delete(which)) {
+        let what = match which {
+            ObjectName::Service(index) => format!("service {}", lab.scenario.services[*index].name),
+            ObjectName::VirtualService(name) => format!("virtual service {name}"),
+            ObjectName::DestinationRule(name) => format!("destination rule {name}"),
+        };
+        return Err(format!("{what} is not there"));
+    }
+    mesh::republish(lab);
     lab.settled_mesh(SETTLE).await?;
     Ok(Done::quietly())
 }
@@ -421,6 +438,7 @@ fn printed(output: &[u8]) -> AnswerReport {
     content.push(output);
     AnswerReport {
         body: Some(String::from_utf8_lossy(content.kept()).into_owned()),
+        body_hex: content.hex(),
         body_length: content.length(),
         body_sha256: content.sha256(),
         ..AnswerReport::default()

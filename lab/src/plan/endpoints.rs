@@ -14,20 +14,16 @@ use crate::istiod::registry::{
 use crate::scenario::model::{
     self, DestinationRule, HttpMatch, HttpRoute, InboundCluster, OutboundTrafficPolicy, PodId, Scenario,
 };
+use crate::scenario::objects::Objects;
 
 impl Plan {
-    /// The state of the mesh when just these pods are ready.
-    /// `absent` are the services that are not there yet, by index.
-    pub fn registry(
-        &self,
-        scenario: &Scenario,
-        ready: &BTreeSet<PodId>,
-        absent: &BTreeSet<usize>,
-    ) -> Registry {
-        let services = scenario.services.iter().zip(&self.vips).enumerate();
-        let services = services.filter(|(index, _)| !absent.contains(index));
-        let services =
-            services.map(|(index, (service, vip))| self.service(scenario, ready, index, service, *vip));
+    /// The state of the mesh when just these pods are ready, and these objects there.
+    pub fn registry(&self, scenario: &Scenario, ready: &BTreeSet<PodId>, objects: &Objects) -> Registry {
+        let services = objects.services.iter().zip(&self.vips).enumerate();
+        let services = services.filter_map(|(index, (service, vip))| {
+            let service = service.as_ref()?;
+            Some(self.service(scenario, objects, ready, index, service, *vip))
+        });
         Registry {
             allow_any: scenario.mesh.outbound_traffic_policy == OutboundTrafficPolicy::AllowAny,
             inbound_to_pod_ip: scenario.mesh.inbound == InboundCluster::PodIp,
@@ -75,16 +71,17 @@ impl Plan {
     fn service(
         &self,
         scenario: &Scenario,
+        objects: &Objects,
         ready: &BTreeSet<PodId>,
         index: usize,
         service: &model::Service,
         vip: Ips,
     ) -> Service {
-        let rule = scenario
+        let rule = objects
             .destination_rules
             .iter()
             .find(|rule| rule.service == index);
-        let routes = scenario
+        let routes = objects
             .virtual_services
             .iter()
             .filter(|virtual_service| virtual_service.service == index);

@@ -60,6 +60,7 @@ fn answer(answer: &AnswerReport) -> Value {
         "error": answer.error,
         "headers": answer.headers,
         "body": answer.body,
+        "body_hex": answer.body_hex,
         "body_length": answer.body_length,
         "body_sha256": answer.body_sha256,
         "trailers": answer.trailers,

@@ -159,6 +159,8 @@ pub struct AnswerReport {
     pub headers: Vec<(String, String)>,
     /// The body; none if it is too long to be shown.
     pub body: Option<String>,
+    /// The same in hexadecimal, if it is no UTF-8.
+    pub body_hex: Option<String>,
     /// The length of the whole body.
     pub body_length: u64,
     /// SHA-256 of the whole body, in hexadecimal.

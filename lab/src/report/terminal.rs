@@ -8,6 +8,12 @@ pub fn print(text: &str) {
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
+/// Writes to standard output what a program reads, byte for byte: no control character is taken out.
+pub fn write(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
 /// Writes to standard error.
 pub fn complain(text: &str) {
     let mut err = anstream::stderr().lock();

@@ -13,16 +13,6 @@ const POWER: [(&str, Power); 2] = [("up", Power::Up), ("down", Power::Down)];
 pub(super) fn read(reader: &Reader<'_>, name: &str, at: At<'_>, names: &Names<'_>) -> Option<Action> {
     match name {
         "istiod" => reader.word(at, &POWER).map(Action::Istiod),
-        "delete" => {
-            let fields = reader.map(at.clone(), &["pod"])?;
-            pod(reader, &at, &fields, names).map(Action::Delete)
-        }
-        "apply" => {
-            let fields = reader.map(at.clone(), &["service"])?;
-            let service = needed(reader, &at, &fields, "service", "`service: NAME`")?;
-            let name = reader.string(service.clone())?;
-            names.held_service(reader, &service, &name).map(Action::Apply)
-        }
         "link" => {
             let fields = reader.map(at.clone(), &["pod", "state"])?;
             let pod = pod(reader, &at, &fields, names)?;

@@ -185,6 +185,8 @@ pub struct ProxyLife {
     pub rewrite_probes: bool,
     /// `terminationDrainDuration`.
     pub drain: Duration,
+    /// `drainDuration`, whole seconds: how long connections of what is gone from the configuration go on.
+    pub drain_duration: Duration,
     /// `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`, with `MINIMUM_DRAIN_DURATION`.
     pub exit_on_zero: Option<Duration>,
     /// `ISTIO_META_DNS_CAPTURE`, if it was given.
@@ -201,6 +203,7 @@ impl Default for ProxyLife {
             native: false,
             rewrite_probes: true,
             drain: Duration::from_secs(5),
+            drain_duration: Duration::from_secs(45),
             exit_on_zero: None,
             dns_capture: None,
             pre_stop: None,

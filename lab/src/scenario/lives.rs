@@ -98,37 +98,50 @@ pub(super) fn proxy(
         life.native = value == "true";
     }
     if let (Some(text), Some(at)) = (annotations.get(PROXY_CONFIG), place(PROXY_CONFIG)) {
-        ordered = true;
-        if let Err(what) = proxy_config(text, &mut life) {
-            reader.wrong(
+        match proxy_config(text, &mut life) {
+            Ok(orders) => ordered |= orders,
+            Err(what) => reader.wrong(
                 &at,
                 &format!("{PROXY_CONFIG}: {what}"),
-                "write `holdApplicationUntilProxyStarts: true`, `terminationDrainDuration: 5s`, or \
+                "write `holdApplicationUntilProxyStarts: true`, `terminationDrainDuration: 5s`, `drainDuration: 45s`, or \
                  `proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\", EXIT_ON_ZERO_ACTIVE_CONNECTIONS: \"true\", MINIMUM_DRAIN_DURATION: 5s}`",
-            );
+            ),
         }
     }
     (life, ordered)
 }
 
-/// The annotation holds YAML in a text (Istio's `ProxyConfig`); its mistakes have the annotation's place.
-fn proxy_config(text: &str, life: &mut ProxyLife) -> Result<(), String> {
+/// The annotation holds YAML in a text (Istio's `ProxyConfig`); its mistakes have the annotation's place. True if it asks
+/// for kubelet's order: a drain duration alone does not.
+fn proxy_config(text: &str, life: &mut ProxyLife) -> Result<bool, String> {
     let value: Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
     let Value::Mapping(fields) = value else {
         return Err("it is no mapping".to_owned());
     };
+    let mut orders = false;
     for (name, value) in &fields {
         let name = name.as_str().unwrap_or_default();
+        orders |= name != "drainDuration";
         match name {
             "holdApplicationUntilProxyStarts" => {
                 life.hold_application = value.as_bool().ok_or("it is true or false")?;
             }
             "terminationDrainDuration" => life.drain = duration(value)?,
+            "drainDuration" => life.drain_duration = whole_seconds(value)?,
             "proxyMetadata" => metadata(value, life)?,
             _ => return Err(format!("`{name}` is not supported")),
         }
     }
-    Ok(())
+    Ok(orders)
+}
+
+/// As Envoy's `--drain-time-s` takes it.
+fn whole_seconds(value: &Value) -> Result<Duration, String> {
+    let duration = duration(value)?;
+    if duration.is_zero() || duration.subsec_nanos() > 0 {
+        return Err("drainDuration is a whole number of seconds, from 1s".to_owned());
+    }
+    Ok(duration)
 }
 
 fn metadata(value: &Value, life: &mut ProxyLife) -> Result<(), String> {

@@ -16,6 +16,7 @@ mod fields;
 mod lives;
 mod mesh;
 mod names;
+pub mod objects;
 mod pieces;
 mod services;
 
@@ -114,7 +115,7 @@ fn scenario(reader: &Reader<'_>, root: At<'_>, file: &str) -> Option<Scenario> {
     if let Some(at) = fields.get("race") {
         reader.wrong(&at, "this is a race", "run it by `lab race FILE`");
     }
-    let names = Names::new(&scenario.pods, &scenario.services);
+    let names = Names::new(&scenario);
     let steps = if let Some(at) = fields.get("steps") {
         steps::read(reader, at, &names)
     } else {

@@ -1,42 +1,87 @@
 //! Names resolved once, to ids: pods, their containers, their processes, their gates.
 
+use std::cell::RefCell;
+
+use super::families::IpFamilies;
 use super::fields::{At, Reader, nearest, suggestion};
 use super::lifecycle::ContainerKind;
 use super::model::{
-    Actor, Container, ContainerId, Gate, Pod, PodId, ProcessName, Service, Sidecar, Target, Workload, XdsType,
+    Actor, Container, ContainerId, DestinationRule, Gate, Pod, PodId, ProcessName, Scenario, Service,
+    Sidecar, Target, Workload, XdsType,
 };
+use super::objects::Object;
 
-/// The pods of a scenario, to look names up in.
+/// What a scenario has, to look names up in.
 pub(super) struct Names<'p> {
     pods: &'p [Pod],
-    services: &'p [Service],
+    scenario: &'p Scenario,
+    /// What the steps that were read so far apply.
+    applied: RefCell<Vec<Object>>,
 }
 
 impl<'p> Names<'p> {
-    pub(super) const fn new(pods: &'p [Pod], services: &'p [Service]) -> Self {
-        Self { pods, services }
+    pub(super) fn new(scenario: &'p Scenario) -> Self {
+        Self {
+            pods: &scenario.pods,
+            scenario,
+            applied: RefCell::default(),
+        }
     }
 
-    /// A service that is held, by its name.
-    pub(super) fn held_service(&self, reader: &Reader<'_>, at: &At<'_>, name: &str) -> Option<usize> {
-        let held = self
-            .services
+    /// All services, held ones too.
+    pub(super) fn services(&self) -> &'p [Service] {
+        &self.scenario.services
+    }
+
+    /// The mesh's families.
+    pub(super) const fn families(&self) -> IpFamilies {
+        self.scenario.mesh.ip_families
+    }
+
+    /// A step applies this; those after it may name it.
+    pub(super) fn applied(&self, object: &Object) {
+        self.applied.borrow_mut().push(object.clone());
+    }
+
+    /// Destination rules that are or were there.
+    pub(super) fn all_destination_rules(&self) -> Vec<DestinationRule> {
+        let applied = self.applied.borrow();
+        let applied = applied.iter().filter_map(|object| match object {
+            Object::DestinationRule(rule) => Some(rule),
+            Object::Service(..) | Object::VirtualService(_) => None,
+        });
+        self.scenario
+            .destination_rules
             .iter()
-            .enumerate()
-            .filter(|(_, service)| service.held);
-        let known: Vec<(usize, &str)> = held
-            .map(|(index, service)| (index, service.name.as_str()))
-            .collect();
-        let found = known.iter().find(|(_, known)| *known == name);
+            .chain(applied)
+            .cloned()
+            .collect()
+    }
+
+    /// The names of virtual services that are or were there.
+    pub(super) fn virtual_services(&self) -> Vec<String> {
+        let applied = self.applied.borrow();
+        let applied = applied.iter().flat_map(|object| match object {
+            Object::VirtualService(all) => all.as_slice(),
+            Object::Service(..) | Object::DestinationRule(_) => &[],
+        });
+        let all = self.scenario.virtual_services.iter().chain(applied);
+        all.map(|it| it.name.clone()).collect()
+    }
+
+    /// A service by its name.
+    pub(super) fn service(&self, reader: &Reader<'_>, at: &At<'_>, name: &str) -> Option<usize> {
+        let services = self.services();
+        let found = services.iter().position(|service| service.name == name);
         if found.is_none() {
-            let names: Vec<&str> = known.iter().map(|(_, name)| *name).collect();
+            let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
             reader.wrong(
                 at,
-                &format!("`{name}` is no service that is held"),
-                &suggestion(name, "services with `hold: true`", &names),
+                &format!("`{name}` is no service of this file"),
+                &suggestion(name, "services (`hold: true` for those that come later)", &names),
             );
         }
-        found.map(|(index, _)| *index)
+        found
     }
 
     pub(super) fn pod_of(&self, id: PodId) -> &'p Pod {

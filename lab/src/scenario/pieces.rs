@@ -44,7 +44,8 @@ pub(super) fn raw(reader: &Reader<'_>, fields: &Fields<'_>) -> Option<Raw> {
     let early = fields.get("early").and_then(|at| reader.flag(at));
     let at = fields.get("raw")?;
     let pieces = pieces(reader, at.clone());
-    if pieces.iter().any(|piece| matches!(piece, Piece::Await(_))) {
+    let awaits = |piece: &Piece| matches!(piece, Piece::Await(_) | Piece::AwaitRaw(_));
+    if pieces.iter().any(awaits) {
         reader.wrong(&at, "an answer that awaits something", "take `await` out");
     }
     Some(Raw {
@@ -54,7 +55,7 @@ pub(super) fn raw(reader: &Reader<'_>, fields: &Fields<'_>) -> Option<Raw> {
     })
 }
 
-/// A text, or a list of texts and of `{hex: …}`, `{bytes: N}`, `{await: TEXT}`, `{pause: DURATION}`.
+/// A text, or a list of texts and of `{hex: …}` (also `{hex: …, times: N}`), `{bytes: N}`, `{await: TEXT}`, `{await: {hex: …}}`, `{pause: DURATION}`.
 fn pieces(reader: &Reader<'_>, at: At<'_>) -> Vec<Piece> {
     match at.value {
         Value::Sequence(_) => reader
@@ -70,8 +71,9 @@ fn piece(reader: &Reader<'_>, at: At<'_>) -> Option<Piece> {
     if !matches!(at.value, Value::Mapping(_)) {
         return reader.string(at).map(Piece::Text);
     }
-    let fields = reader.map(at.clone(), KINDS)?;
-    let given: Vec<(String, At<'_>)> = fields.all().collect();
+    let known: Vec<&str> = KINDS.iter().copied().chain(["times"]).collect();
+    let fields = reader.map(at.clone(), &known)?;
+    let given: Vec<(String, At<'_>)> = fields.all().filter(|(name, _)| name != "times").collect();
     let [(kind, value)] = given.as_slice() else {
         reader.wrong(
             &at,
@@ -81,14 +83,44 @@ fn piece(reader: &Reader<'_>, at: At<'_>) -> Option<Piece> {
         return None;
     };
     let value = value.clone();
+    let times = fields.get("times");
+    if let Some(times) = times.as_ref().filter(|_| kind != "hex") {
+        reader.wrong(
+            times,
+            "`times` beside what is not written again",
+            "write it beside `hex`",
+        );
+    }
     match kind.as_str() {
-        "hex" => hex(reader, value).map(Piece::Raw),
+        "hex" => {
+            let times = times.map_or(Some(1), |at| times_of(reader, at))?;
+            hex(reader, value).map(|bytes| Piece::Raw(bytes.repeat(times)))
+        }
         "bytes" => reader
             .parsed(value, "write a number of bytes")
             .map(Piece::Generated),
+        "await" if matches!(value.value, Value::Mapping(_)) => {
+            let fields = reader.map(value.clone(), &["hex"])?;
+            let Some(bytes) = fields.get("hex") else {
+                reader.wrong(&value, "nothing to await", "write `{await: {hex: \"0d 0a\"}}`");
+                return None;
+            };
+            hex(reader, bytes).map(Piece::AwaitRaw)
+        }
         "await" => reader.string(value).map(Piece::Await),
         _ => reader.duration(value).map(Piece::Pause),
     }
+}
+
+/// How often bytes are written: in one write, which has its limit.
+fn times_of(reader: &Reader<'_>, at: At<'_>) -> Option<usize> {
+    const HELP: &str = "write a number from 1 to 100000";
+    let times: usize = reader.parsed(at.clone(), HELP)?;
+    if !(1..=100_000).contains(&times) {
+        reader.wrong(&at, &format!("{times} is no number of times"), HELP);
+        return None;
+    }
+    Some(times)
 }
 
 fn hex(reader: &Reader<'_>, at: At<'_>) -> Option<Vec<u8>> {

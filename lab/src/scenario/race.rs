@@ -76,7 +76,7 @@ pub fn parse_with(file: &str, text: &str, files: Files) -> Result<Race, Mistakes
 
 fn race(reader: &Reader<'_>, at: At<'_>, scenario: Scenario) -> Option<Race> {
     let fields = reader.map(at.clone(), &["pod", "events", "order", "kubelet", "requests"])?;
-    let names = Names::new(&scenario.pods, &scenario.services);
+    let names = Names::new(&scenario);
     let pod = steps::pod(reader, &at, &fields, &names)?;
     let mut events = gates(reader, &at, &fields, &names, pod);
     let requests_at = fields.get("requests");

@@ -39,7 +39,8 @@ pub fn schema() -> Value {
         .collect();
     let interception = object(Value::Object(interception), &[]);
     let piece = object(
-        json!({ "hex": text, "bytes": number, "await": text, "pause": duration }),
+        json!({ "hex": text, "times": number, "bytes": number, "pause": duration,
+            "await": { "anyOf": [text, object(json!({ "hex": text }), &["hex"])] } }),
         &[],
     );
     let pieces = json!({ "anyOf": [text, list(json!({ "anyOf": [text, piece] }))] });
@@ -124,7 +125,9 @@ pub fn schema() -> Value {
             "hold": gates, "release": gates, "start": process, "stop": process,
             "invalidSegment": object(json!({ "from": text, "port": port }), &["from", "port"]),
             "restart": process, "freeze": process, "thaw": process, "istiod": power,
-            "delete": object(json!({ "pod": text }), &["pod"]), "apply": object(json!({ "service": text }), &["service"]),
+            "delete": object(json!({ "pod": text, "service": text, "virtualService": text, "destinationRule": text }), &[]),
+            "apply": object(json!({ "service": { "anyOf": [text, service] }, "virtualService": { "type": "object" },
+                "destinationRule": { "type": "object" } }), &[]),
             "link": object(json!({ "pod": text, "state": power }), &["pod", "state"]),
             "netem": object(json!({ "pod": text, "delay": duration, "jitter": duration, "loss": text }), &["pod"]),
             "rules": object(json!({ "pod": text, "again": { "enum": ["verify", "blindly"] } }), &["pod", "again"]),

@@ -54,29 +54,10 @@ pub(super) fn texts(reader: &Reader<'_>, at: At<'_>) -> BTreeMap<String, String>
 pub(super) fn services(reader: &Reader<'_>, at: Option<At<'_>>, mesh: IpFamilies) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
     for item in at.map(|at| reader.list(at)).unwrap_or_default() {
-        let known = &[
-            "name",
-            "ports",
-            "selector",
-            "hold",
-            "type",
-            "clusterIP",
-            "sessionAffinity",
-            "ipFamilies",
-            "ipFamilyPolicy",
-        ];
-        let Some((fields, name_at)) = unwrapped(reader, &item, known) else {
+        let Some((service, name_at)) = service(reader, &item, mesh) else {
             continue;
         };
-        let name = if let Some(at) = &name_at {
-            label(reader, at, "service")
-        } else {
-            reader.wrong(&item, "a service without `name`", "write `name: NAME`");
-            None
-        };
-        let ports = service_ports(reader, &item, &fields, name.as_deref());
-        let Some(name) = name else { continue };
-        let name_at = name_at.unwrap_or_else(|| item.clone());
+        let name = &service.name;
         if RESERVED.contains(&name.as_str()) {
             reader.wrong(
                 &name_at,
@@ -84,24 +65,54 @@ pub(super) fn services(reader: &Reader<'_>, at: Option<At<'_>>, mesh: IpFamilies
                 "choose another name",
             );
         }
-        if services.iter().any(|service| service.name == name) {
+        if services.iter().any(|other| other.name == *name) {
             reader.wrong(
                 &name_at,
                 &format!("service `{name}` is there already"),
                 "names are given once",
             );
         }
-        let selector = fields.get("selector").map(|at| texts(reader, at));
-        let selector = selector.unwrap_or_else(|| BTreeMap::from([("app".to_owned(), name.clone())]));
-        services.push(Service {
-            name,
-            ports,
-            selector,
-            held: fields.get("hold").and_then(|at| reader.flag(at)).unwrap_or(false),
-            ip_families: families::of_service(reader, &fields, mesh),
-        });
+        services.push(service);
     }
     services
+}
+
+/// A service, and where its name stands. What it does not say of its families is as `families` have it.
+pub(super) fn service<'v>(
+    reader: &Reader<'_>,
+    item: &At<'v>,
+    families: IpFamilies,
+) -> Option<(Service, At<'v>)> {
+    let known = &[
+        "name",
+        "ports",
+        "selector",
+        "hold",
+        "type",
+        "clusterIP",
+        "sessionAffinity",
+        "ipFamilies",
+        "ipFamilyPolicy",
+    ];
+    let (fields, name_at) = unwrapped(reader, item, known)?;
+    let name = if let Some(at) = &name_at {
+        label(reader, at, "service")
+    } else {
+        reader.wrong(item, "a service without `name`", "write `name: NAME`");
+        None
+    };
+    let ports = service_ports(reader, item, &fields, name.as_deref());
+    let name = name?;
+    let selector = fields.get("selector").map(|at| texts(reader, at));
+    let selector = selector.unwrap_or_else(|| BTreeMap::from([("app".to_owned(), name.clone())]));
+    let service = Service {
+        name,
+        ports,
+        selector,
+        held: fields.get("hold").and_then(|at| reader.flag(at)).unwrap_or(false),
+        ip_families: families::of_service(reader, &fields, families),
+    };
+    Some((service, name_at.unwrap_or_else(|| item.clone())))
 }
 
 fn service_ports(
@@ -221,48 +232,56 @@ pub(super) fn destination_rules(
     at: Option<At<'_>>,
     services: &[Service],
 ) -> Vec<DestinationRule> {
-    let mut rules = Vec::new();
-    for item in at.map(|at| reader.list(at)).unwrap_or_default() {
-        let Some((fields, _)) = unwrapped(reader, &item, &["name", "host", "subsets"]) else {
+    let items = at.map(|at| reader.list(at)).unwrap_or_default();
+    let rules = items.iter().map(|item| destination_rule(reader, item, services));
+    rules.flatten().collect()
+}
+
+/// Its name is its host's if it has none.
+pub(super) fn destination_rule(
+    reader: &Reader<'_>,
+    item: &At<'_>,
+    services: &[Service],
+) -> Option<DestinationRule> {
+    let (fields, name_at) = unwrapped(reader, item, &["name", "host", "subsets"])?;
+    let Some(at) = fields.get("host") else {
+        reader.wrong(item, "a destination rule without `host`", "write `host: SERVICE`");
+        return None;
+    };
+    let service = host(reader, at, services);
+    let mut subsets = Vec::new();
+    for item in fields
+        .get("subsets")
+        .map(|at| reader.list(at))
+        .unwrap_or_default()
+    {
+        let Some(fields) = reader.map(item.clone(), &["name", "labels"]) else {
             continue;
         };
-        let Some(at) = fields.get("host") else {
+        let Some(name) = fields.get("name").and_then(|at| label(reader, &at, "subset")) else {
             reader.wrong(
                 &item,
-                "a destination rule without `host`",
-                "write `host: SERVICE`",
+                "a subset without `name`",
+                "write `{name: v1, labels: {version: v1}}`",
             );
             continue;
         };
-        let service = host(reader, at, services);
-        let mut subsets = Vec::new();
-        for item in fields
-            .get("subsets")
-            .map(|at| reader.list(at))
-            .unwrap_or_default()
-        {
-            let Some(fields) = reader.map(item.clone(), &["name", "labels"]) else {
-                continue;
-            };
-            let Some(name) = fields.get("name").and_then(|at| label(reader, &at, "subset")) else {
-                reader.wrong(
-                    &item,
-                    "a subset without `name`",
-                    "write `{name: v1, labels: {version: v1}}`",
-                );
-                continue;
-            };
-            subsets.push((
-                name,
-                fields
-                    .get("labels")
-                    .map(|at| texts(reader, at))
-                    .unwrap_or_default(),
-            ));
-        }
-        rules.extend(service.map(|service| DestinationRule { service, subsets }));
+        subsets.push((
+            name,
+            fields
+                .get("labels")
+                .map(|at| texts(reader, at))
+                .unwrap_or_default(),
+        ));
     }
-    rules
+    let service = service?;
+    Some(DestinationRule {
+        name: name_at
+            .and_then(|at| reader.string(at))
+            .unwrap_or_else(|| services[service].name.clone()),
+        service,
+        subsets,
+    })
 }
 
 pub(super) fn virtual_services(
@@ -271,41 +290,57 @@ pub(super) fn virtual_services(
     services: &[Service],
     rules: &[DestinationRule],
 ) -> Vec<VirtualService> {
-    let mut found = Vec::new();
-    for item in at.map(|at| reader.list(at)).unwrap_or_default() {
-        let Some((fields, _)) = unwrapped(reader, &item, &["name", "hosts", "http"]) else {
-            continue;
-        };
-        let hosts = fields.get("hosts").map(|at| reader.list(at)).unwrap_or_default();
-        if hosts.is_empty() {
-            reader.wrong(
-                &item,
-                "a virtual service without `hosts`",
-                "write `hosts: [SERVICE]`",
-            );
-        }
-        let hosts: Vec<usize> = hosts
-            .into_iter()
-            .filter_map(|at| host(reader, at, services))
-            .collect();
-        let routes = fields.get("http").map(|at| reader.list(at)).unwrap_or_default();
-        if routes.is_empty() {
-            reader.wrong(
-                &item,
-                "a virtual service without `http`",
-                "write `http: [{route: [...]}]`",
-            );
-        }
-        let http: Vec<HttpRoute> = routes
-            .into_iter()
-            .filter_map(|at| http_route(reader, at, services, rules))
-            .collect();
-        found.extend(hosts.into_iter().map(|service| VirtualService {
-            service,
-            http: http.clone(),
-        }));
+    let items = at.map(|at| reader.list(at)).unwrap_or_default();
+    let found = items
+        .iter()
+        .map(|item| virtual_service(reader, item, services, rules));
+    found.flatten().collect()
+}
+
+/// One for each of its hosts. Its name is its first host's if it has none.
+pub(super) fn virtual_service(
+    reader: &Reader<'_>,
+    item: &At<'_>,
+    services: &[Service],
+    rules: &[DestinationRule],
+) -> Vec<VirtualService> {
+    let Some((fields, name_at)) = unwrapped(reader, item, &["name", "hosts", "http"]) else {
+        return Vec::new();
+    };
+    let hosts = fields.get("hosts").map(|at| reader.list(at)).unwrap_or_default();
+    if hosts.is_empty() {
+        reader.wrong(
+            item,
+            "a virtual service without `hosts`",
+            "write `hosts: [SERVICE]`",
+        );
     }
-    found
+    let hosts: Vec<usize> = hosts
+        .into_iter()
+        .filter_map(|at| host(reader, at, services))
+        .collect();
+    let routes = fields.get("http").map(|at| reader.list(at)).unwrap_or_default();
+    if routes.is_empty() {
+        reader.wrong(
+            item,
+            "a virtual service without `http`",
+            "write `http: [{route: [...]}]`",
+        );
+    }
+    let http: Vec<HttpRoute> = routes
+        .into_iter()
+        .filter_map(|at| http_route(reader, at, services, rules))
+        .collect();
+    let name = name_at
+        .and_then(|at| reader.string(at))
+        .or_else(|| hosts.first().map(|first| services[*first].name.clone()))
+        .unwrap_or_default();
+    let of_host = |service| VirtualService {
+        name: name.clone(),
+        service,
+        http: http.clone(),
+    };
+    hosts.into_iter().map(of_host).collect()
 }
 
 fn http_route(

@@ -11,6 +11,7 @@ use super::fields::{At, Fields, Reader, suggestion};
 use super::lifecycle::Phase;
 use super::model::{Action, Actor, Event, PodId, Step, Target};
 use super::names::Names;
+use super::objects;
 use super::requests::{request, scrape};
 
 /// How long a program may run if it does not say.
@@ -124,9 +125,9 @@ fn action(reader: &Reader<'_>, name: &str, at: At<'_>, names: &Names<'_>, depth:
             let (from, port) = connection(reader, at, names)?;
             Some(Action::InvalidSegment { from, port })
         }
-        "probe" | "delete" | "apply" | "istiod" | "link" | "netem" | "rules" => {
-            faults::read(reader, name, at, names)
-        }
+        "apply" => objects::apply(reader, at, names),
+        "delete" => objects::delete(reader, at, names),
+        "probe" | "istiod" | "link" | "netem" | "rules" => faults::read(reader, name, at, names),
         "wait" => wait(reader, at, names),
         _ if depth >= DEEPEST => {
             reader.wrong(&at, "steps are nested too deeply", "write them side by side");

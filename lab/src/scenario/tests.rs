@@ -259,7 +259,7 @@ pods:
       - {name: hand, app: {rawHttp: 80, routes: {/x: {raw: ["HTTP/1.1 200 OK\r\n\r\n", {bytes: 5}], then: reset, early: true}}}}
   - {name: client, containers: [{name: client}]}
 steps:
-  - request: {from: client, tcp: "hand:80", send: ["a\r\n", {hex: "0d 0A"}, {bytes: 7}, {await: ok}, {pause: 20ms}], halfClose: true, read: end, slowly: {bytes: 10, every: 1ms}}
+  - request: {from: client, tcp: "hand:80", send: ["a\r\n", {hex: "0d 0A"}, {bytes: 7}, {await: ok}, {pause: 20ms}, {hex: "6f", times: 3}, {await: {hex: "fF 00"}}], halfClose: true, read: end, slowly: {bytes: 10, every: 1ms}}
   - request: {from: client, url: "http://hand/", method: POST, bodyBytes: 100, chunked: true, trailers: {x-t: v}}
 "#;
 
@@ -280,6 +280,8 @@ fn raw_exchanges_and_answers_are_read_whole() {
         Piece::Generated(7),
         Piece::Await("ok".to_owned()),
         Piece::Pause(Duration::from_millis(20)),
+        Piece::Raw(vec![0x6f; 3]),
+        Piece::AwaitRaw(vec![0xff, 0]),
     ];
     assert_eq!(exchange.send, pieces);
     assert!(exchange.half_close && exchange.read == Read::End && exchange.slowly.is_some());

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::data_plane::{Proxy, ServerState};
+use crate::data_plane::{Leaving, Proxy, ServerState};
 use crate::http::h1::encode::date;
 use crate::stats::histogram::{LIMITS, Snapshot};
 use crate::stats::prometheus;
@@ -157,7 +157,14 @@ fn answer(proxy: &Rc<Proxy>, quit: &watch::Sender<bool>, request: &Request<Incom
             format!("Method {} not allowed, POST required.", request.method()),
         ),
         "/drain_listeners" => {
-            if !wants("graceful") {
+            if wants("graceful") {
+                let inbound_only = wants("inboundonly");
+                proxy.ask_to_leave(if inbound_only {
+                    Leaving::Inbound
+                } else {
+                    Leaving::Everybody
+                });
+            } else {
                 proxy.drain();
             }
             plain("OK\n")

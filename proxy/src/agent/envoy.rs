@@ -16,6 +16,7 @@ pub(crate) struct Envoy {
     program: PathBuf,
     bootstrap: tempfile::NamedTempFile,
     concurrency: String,
+    drain_time: String,
     local_address: &'static str,
 }
 
@@ -32,6 +33,7 @@ impl Envoy {
             program: program.to_owned(),
             bootstrap: file,
             concurrency: bootstrap.concurrency.to_string(),
+            drain_time: bootstrap.drain_time.as_secs().to_string(),
             local_address: if bootstrap.instance_ips.iter().any(IpAddr::is_ipv4) {
                 "v4"
             } else {
@@ -51,6 +53,11 @@ impl Envoy {
             "--disable-hot-restart",
             "--file-flush-interval-msec",
             FLUSH,
+            // As pilot-agent has it: clients are told as soon as a drain begins.
+            "--drain-strategy",
+            "immediate",
+            "--drain-time-s",
+            &self.drain_time,
             "--local-address-ip-version",
             self.local_address,
             "--log-level",

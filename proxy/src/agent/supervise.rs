@@ -96,7 +96,8 @@ fn builtin(shared: &Shared, exec: &[String]) -> std::process::Command {
         .args(exec)
         .args(["data-plane", "--node-id", &shared.args.node_id])
         .args(["--concurrency", &concurrency])
-        .args(["--interception-mode", shared.args.interception_mode.name()]);
+        .args(["--interception-mode", shared.args.interception_mode.name()])
+        .args(["--drain-time-s", &shared.args.drain_time_s.to_string()]);
     if !shared.args.instance_ips.is_empty() {
         let all: Vec<String> = shared.args.instance_ips.iter().map(ToString::to_string).collect();
         command.args(["--instance-ips", &all.join(",")]);

@@ -90,6 +90,8 @@ pub struct Bootstrap {
     pub concurrency: NonZeroU16,
     /// How connections come in.
     pub interception_mode: InterceptionMode,
+    /// How long connections of a listener go on that is gone, or has changed.
+    pub drain_time: std::time::Duration,
 }
 
 /// How connections get into a sidecar, as the node's metadata tell the control plane (`INTERCEPTION_MODE`).
@@ -183,6 +185,8 @@ impl Bootstrap {
             instance_ips,
             concurrency: NonZeroU16::MIN,
             interception_mode: InterceptionMode::Redirect,
+            // Istio's `drainDuration`.
+            drain_time: std::time::Duration::from_secs(45),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::Response;
+use http::{Response, StatusCode};
 use hyper::body::Frame;
 use socket2::SockRef;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, Interest};
@@ -17,6 +17,7 @@ use super::h1::body::Framing;
 use super::h1::encode;
 use super::head::ResponseHead;
 use super::request_body::Piece;
+use crate::drain::Drain;
 
 /// As much is gathered before it is written.
 pub(super) const BACKLOG: usize = 32 * 1024;
@@ -36,6 +37,15 @@ pub(super) enum Client<'a> {
     Http2(Http2Client),
 }
 
+/// What a response says to a client that may stay or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    /// That it may stay.
+    Nothing,
+    /// That it is to leave.
+    Leave,
+}
+
 /// A client's connection that speaks HTTP/1.1.
 pub(super) struct Http1Client<'a> {
     /// Where bytes go.
@@ -48,6 +58,10 @@ pub(super) struct Http1Client<'a> {
     pub close: bool,
     /// The client wants the connection closed after the response: its end and the connection's go in one segment.
     last: bool,
+    /// Whether the client is to leave.
+    drain: &'a Drain,
+    /// What the response said of that.
+    pub said: Said,
     /// How the response's body ends.
     framing: Framing,
 }
@@ -67,6 +81,7 @@ impl<'a> Http1Client<'a> {
         out: &'a mut BytesMut,
         to_head: bool,
         close: bool,
+        drain: &'a Drain,
     ) -> Self {
         Self {
             write,
@@ -74,6 +89,8 @@ impl<'a> Http1Client<'a> {
             to_head,
             close,
             last: close,
+            drain,
+            said: Said::Nothing,
             framing: Framing::None,
         }
     }
@@ -160,7 +177,13 @@ impl Client<'_> {
                 } else {
                     framing
                 };
-                encode::response(client.out, head, client.framing, client.to_head, client.close);
+                // After a change of the protocol there is no answer that could say it.
+                let leaves = client.drain.has_begun() && head.status != StatusCode::SWITCHING_PROTOCOLS;
+                if leaves {
+                    client.said = Said::Leave;
+                }
+                let close = client.close || leaves;
+                encode::response(client.out, head, client.framing, client.to_head, close);
             }
             Self::Http2(client) => client.ends = framing == Framing::None,
         }

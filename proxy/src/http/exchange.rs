@@ -68,11 +68,8 @@ pub(super) async fn exchange(
             {
                 client.close = true;
             }
-            match local(config, asked, status, &text, &mut info, client, body).await {
-                // Envoy does not take a request for over that no filter has read to its end.
-                Fate::GoesOn if client.closes() => Fate::Closes,
-                fate @ (Fate::GoesOn | Fate::Closes | Fate::BreaksOff | Fate::Upgraded(..)) => fate,
-            }
+            let fate = local(config, asked, status, &text, &mut info, client, body).await;
+            unread(fate, client)
         }
         Routed::To(to) => forward(connection, config, &to, &mut head, asked, &mut info, body, client).await,
     };
@@ -83,6 +80,14 @@ pub(super) async fn exchange(
     }
     info.log(connection, config, Some(&head), body.received);
     answered
+}
+
+/// Envoy does not take a request for over that no filter has read to its end.
+fn unread(fate: Fate, client: &Client<'_>) -> Fate {
+    match fate {
+        Fate::GoesOn if client.closes() => Fate::Closes,
+        fate @ (Fate::GoesOn | Fate::Closes | Fate::BreaksOff | Fate::Upgraded(..)) => fate,
+    }
 }
 
 fn count(stats: &HttpStats, status: u16) {
@@ -155,11 +160,11 @@ fn route(
         }
         Action::Forward(to) => {
             let name = to.choose();
-            info.cluster = Some(name.to_owned());
             let Some(cluster) = connection.proxy.cluster(name) else {
                 info.flags.set(Flags::NO_CLUSTER_FOUND);
                 return local(info, StatusCode::SERVICE_UNAVAILABLE, "cluster_not_found");
             };
+            info.cluster = Some(name.to_owned());
             let upgrade = match headers::upgrade(config, &head.headers) {
                 Upgrade::No => None,
                 Upgrade::To(protocol) => Some(protocol),
@@ -268,7 +273,11 @@ async fn forward(
             info.flags = reply.flags;
             info.details = reply.details.into();
             info.transport_reason = reply.transport_reason;
-            local(config, asked, reply.status, &reply.body, info, client, body).await
+            let fate = local(config, asked, reply.status, &reply.body, info, client, body).await;
+            if matches!(failure, Failure::NoHost) {
+                return unread(fate, client);
+            }
+            fate
         }
     }
 }

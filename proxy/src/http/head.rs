@@ -25,10 +25,3 @@ pub struct ResponseHead {
     /// Headers, names in lower case.
     pub headers: HeaderMap,
 }
-
-impl RequestHead {
-    /// As access logs name it.
-    pub const fn protocol(&self) -> &'static str {
-        if self.http2 { "HTTP/2" } else { "HTTP/1.1" }
-    }
-}

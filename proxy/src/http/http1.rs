@@ -8,9 +8,10 @@ use http::Method;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Instant;
 
 use super::Connection;
-use super::client::{Client, Http1Client, push_out, write_out};
+use super::client::{Client, Http1Client, Said, push_out, write_out};
 use super::exchange::{Fate, exchange};
 use super::h1::{fill, parse};
 use super::local_reply::{self, Asked};
@@ -19,23 +20,37 @@ use super::stream_info::StreamInfo;
 use super::tunnel;
 use crate::access_log::Flags;
 use crate::config::listener::HttpConfig;
-use crate::within::{at_most, within};
+use crate::within::{at_most, until, within};
 
 /// How long a client may take to close a connection that is over (`HttpConnectionManager.delayed_close_timeout`).
 const DELAYED_CLOSE: Duration = Duration::from_secs(1);
+
+/// How long a client that was asked to leave may take (`HttpConnectionManager.drain_timeout`).
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// Why no further request is awaited.
+enum Late {
+    /// None came for too long.
+    Idle,
+    /// The client was asked to leave.
+    Leaving,
+}
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: TcpStream, prefix: BytesMut) {
     let (mut read, mut write) = stream.into_split();
     let (mut buffer, mut out) = (prefix, BytesMut::new());
+    let drain = &connection.chain.drain;
+    let mut leaves_at: Option<Instant> = None;
     loop {
         let mut begun = false;
-        let next = at_most(
-            config.idle_timeout,
-            "the next request",
-            next(&mut read, &mut buffer, &mut begun),
-        )
-        .await;
+        let next = next(&mut read, &mut buffer, &mut begun);
+        let next = match leaves_at {
+            Some(moment) => until(moment, next).await.ok_or(Late::Leaving),
+            None => at_most(config.idle_timeout, "the next request", next)
+                .await
+                .map_err(|_too_long| Late::Idle),
+        };
         let request = match next {
             Ok(Next::Request(request)) => request,
             Ok(Next::Malformed(why)) => {
@@ -49,7 +64,11 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
                 }
                 return;
             }
-            Err(_) => return,
+            Err(Late::Idle) => return,
+            Err(Late::Leaving) => {
+                linger(&read).await;
+                return write.forget();
+            }
         };
         if request.expects_continue {
             out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -60,8 +79,12 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
         let closes = request.close;
         let to_head = request.head.method == Method::HEAD;
         let mut body = RequestBody::http1(&mut read, &mut buffer, request.framing);
-        let mut client = Client::Http1(Http1Client::new(&mut write, &mut out, to_head, closes));
-        match exchange(connection, config, request.head, &mut body, &mut client).await {
+        let mut client = Client::Http1(Http1Client::new(&mut write, &mut out, to_head, closes, drain));
+        let fate = exchange(connection, config, request.head, &mut body, &mut client).await;
+        if matches!(&client, Client::Http1(client) if client.said == Said::Leave) {
+            leaves_at.get_or_insert_with(|| Instant::now() + LEAVE);
+        }
+        match fate {
             Fate::GoesOn if !closes => {}
             Fate::GoesOn => return write.forget(),
             Fate::Closes => {
@@ -128,7 +151,8 @@ async fn refuse(
     let mut info = StreamInfo::begin();
     info.details = why.details.into();
     info.flags.set(Flags::DOWNSTREAM_PROTOCOL_ERROR);
-    let mut client = Client::Http1(Http1Client::new(write, out, false, true));
+    let drain = &connection.chain.drain;
+    let mut client = Client::Http1(Http1Client::new(write, out, false, true, drain));
     let text = why.status.canonical_reason().unwrap_or_default();
     let sent = local_reply::send(
         config,
@@ -146,15 +170,16 @@ async fn refuse(
 }
 
 /// Gives the client time to read what was sent, and to close. Nothing that it sends is read any more.
-async fn linger(read: &OwnedReadHalf) {
-    push_out(read.as_ref());
+pub(super) async fn linger(read: &impl AsRef<TcpStream>) {
+    let read = read.as_ref();
+    push_out(read);
     let closed = async {
         while let Ok(ready) = read.ready(Interest::READABLE).await {
             if ready.is_read_closed() {
                 return;
             }
             // Told once, and not again until more comes.
-            let unread = read.as_ref().try_io(Interest::READABLE, || {
+            let unread = read.try_io(Interest::READABLE, || {
                 Err::<(), _>(io::ErrorKind::WouldBlock.into())
             });
             drop(unread);

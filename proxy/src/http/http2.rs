@@ -1,5 +1,7 @@
 //! A client's connection that speaks HTTP/2: hyper's streams, each an exchange of its own.
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -8,35 +10,151 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::client::{Client, Http2Client};
 use super::exchange::exchange;
 use super::fed::{Fed, Gone};
+use super::frames::{self, Wire};
 use super::head::RequestHead;
 use super::headers;
+use super::http1::linger;
+use super::offence::Offence;
 use super::request_body::RequestBody;
-use super::{Connection, LocalExecutor};
+use super::stream_info::StreamInfo;
+use super::{Connection, Ended, LocalExecutor};
+use crate::access_log::Flags;
 use crate::config::listener::HttpConfig;
 use crate::serve::Prefixed;
+
+/// The most headers of a request (`HttpProtocolOptions.max_headers_count`).
+const MOST_HEADERS: usize = 100;
+
+/// The most bytes of them (`HttpConnectionManager.max_request_headers_kb`).
+const MOST_HEADER_BYTES: u32 = 60 * 1024;
+
+/// As much is read at a time of what nobody needs.
+const MOST_WASTE: usize = 16 * 1024;
 
 /// A stream that ends without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer")]
 struct Reset;
 
-/// Serves a connection until it ends.
-pub(super) async fn serve(connection: &Rc<Connection>, stream: TcpStream, prefix: BytesMut) {
-    let io = TokioIo::new(Prefixed::new(prefix, stream));
-    let task_connection = Rc::clone(connection);
-    let service = service_fn(move |request| answer(Rc::clone(&task_connection), request));
-    let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
-    builder.max_concurrent_streams(None);
-    // An error here is the client's: it went away, or broke the protocol.
-    drop(builder.serve_connection(io, service).await);
+/// A client that is asked to leave, before the answer that it gets.
+#[derive(Debug, Default)]
+struct Leave {
+    wanted: Notify,
+    is_told: Cell<bool>,
+    told: Notify,
 }
 
-async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Result<Response<Fed>, Reset> {
+impl Leave {
+    async fn tell(&self) {
+        self.wanted.notify_one();
+        while !self.is_told.get() {
+            self.told.notified().await;
+        }
+    }
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(connection: &Rc<Connection>, stream: TcpStream, prefix: BytesMut) {
+    let wire = Wire::new(Prefixed::new(prefix, stream), Rc::clone(&connection.refused));
+    let seen = Rc::new(Cell::new(0));
+    hyper_serves(connection, wire.share(), &seen).await;
+    let Some(offence) = wire.offence() else {
+        connection.ended.set(Ended::Quietly);
+        return;
+    };
+    // The streams that end with it tell how.
+    connection.ended.set(Ended::By(offence));
+    if let Some(config) = connection.config()
+        && wire.begun() > seen.get()
+    {
+        no_request(
+            connection,
+            config,
+            offence.details(),
+            Flags::DOWNSTREAM_PROTOCOL_ERROR,
+        );
+    }
+    let last = wire.last();
+    let Some(stream) = wire.into_stream() else { return };
+    let mut stream = stream.into_stream();
+    // What came with it is read, or closing would be a reset.
+    let mut waste = vec![0; MOST_WASTE];
+    while matches!(stream.try_read(&mut waste), Ok(1..)) {}
+    if let Offence::Frame(code) = offence {
+        // A client that is gone does not hear it.
+        drop(frames::go_away(&mut stream, last, code).await);
+    }
+    linger(&Held(stream)).await;
+}
+
+/// A connection that is let go of in a while.
+struct Held(TcpStream);
+
+impl AsRef<TcpStream> for Held {
+    fn as_ref(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
+/// A head that is no request, or none that is taken, is logged all the same.
+fn no_request(connection: &Connection, config: &HttpConfig, details: &'static str, flag: Flags) {
+    config.stats(&connection.proxy.stats).rq_total.inc();
+    let mut info = StreamInfo::begin();
+    info.details = details.into();
+    info.flags.set(flag);
+    info.http2 = true;
+    info.log(connection, config, None, 0);
+}
+
+/// Hyper's part of it. `seen` counts the requests that it has handed over.
+async fn hyper_serves(connection: &Rc<Connection>, wire: Wire<Prefixed>, seen: &Rc<Cell<u32>>) {
+    let io = TokioIo::new(wire);
+    let task_connection = Rc::clone(connection);
+    let seen = Rc::clone(seen);
+    let leave = Rc::new(Leave::default());
+    let task_leave = Rc::clone(&leave);
+    let service = service_fn(move |request| {
+        seen.set(seen.get() + 1);
+        answer(Rc::clone(&task_connection), Rc::clone(&task_leave), request)
+    });
+    let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
+    builder
+        .max_concurrent_streams(None)
+        .max_header_list_size(MOST_HEADER_BYTES);
+    let mut serving = pin!(builder.serve_connection(io, service));
+    // An error here is the client's: it went away, or broke the protocol.
+    tokio::select! {
+        biased;
+        ended = serving.as_mut() => return drop(ended),
+        () = leave.wanted.notified() => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    leave.is_told.set(true);
+    leave.told.notify_waiters();
+    drop(serving.await);
+}
+
+async fn answer(
+    connection: Rc<Connection>,
+    leave: Rc<Leave>,
+    request: Request<Incoming>,
+) -> Result<Response<Fed>, Reset> {
+    if request.headers().len() > MOST_HEADERS {
+        if let Some(config) = connection.config() {
+            no_request(
+                &connection,
+                config,
+                "http2.too_many_headers",
+                Flags::DOWNSTREAM_REMOTE_RESET,
+            );
+        }
+        return Err(Reset);
+    }
     let (head, answered) = oneshot::channel();
     let gone = Rc::new(Gone::default());
     let reader = gone.reader();
@@ -48,6 +166,9 @@ async fn answer(connection: Rc<Connection>, request: Request<Incoming>) -> Resul
         }
     });
     let response = answered.await.map_err(|_error| Reset)?;
+    if connection.chain.drain.has_begun() {
+        leave.tell().await;
+    }
     Ok(response.map(|body| body.read_by(reader)))
 }
 

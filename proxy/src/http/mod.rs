@@ -17,9 +17,12 @@ mod attempt;
 mod exchange;
 mod tunnel;
 
+mod frames;
 mod http1;
 mod http2;
+pub mod offence;
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::BytesMut;
@@ -40,6 +43,22 @@ pub struct Connection {
     pub id: u64,
     /// The filter chain that took it.
     pub chain: Rc<crate::config::listener::FilterChain>,
+    /// How it has ended, if it speaks HTTP/2.
+    pub ended: Cell<Ended>,
+    /// A stream of it was reset, because its body is not as its head said; whoever logs that takes it back.
+    pub refused: Rc<Cell<bool>>,
+}
+
+/// How a client's connection that speaks HTTP/2 has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ended {
+    /// It has not.
+    #[default]
+    Not,
+    /// The client went away, or was asked to leave.
+    Quietly,
+    /// The client broke the protocol.
+    By(offence::Offence),
 }
 
 /// What a connection manager counts.

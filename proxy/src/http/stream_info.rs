@@ -6,10 +6,23 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
 
-use super::Connection;
 use super::head::RequestHead;
+use super::{Connection, Ended};
 use crate::access_log::{Flags, Record};
 use crate::config::listener::HttpConfig;
+use crate::drain::Gone;
+
+const REMOTE_DISCONNECT: &str = "downstream_remote_disconnect";
+const REMOTE_RESET: &str = "http2.remote_reset";
+/// In Envoy's words for a connection whose listener or filter chain ends before it.
+const fn local_disconnect(gone: Gone) -> &'static str {
+    match gone {
+        Gone::Listener => {
+            "downstream_local_disconnect(purging_socket_that_have_not_progressed_to_connections)"
+        }
+        Gone::FilterChain => "downstream_local_disconnect(filter_chain_is_being_removed)",
+    }
+}
 
 /// What is known of a stream.
 #[derive(Debug)]
@@ -40,6 +53,8 @@ pub(super) struct StreamInfo {
     pub response_headers: HeaderMap,
     /// The client as it is told by `x-forwarded-for`, if it is.
     pub(super) client: Option<SocketAddr>,
+    /// It came by HTTP/2; known here alone if no request could be made out.
+    pub(super) http2: bool,
     sent_at: Instant,
 }
 
@@ -60,6 +75,7 @@ impl StreamInfo {
             start: SystemTime::now(),
             clock: now,
             client: None,
+            http2: false,
             sent_at: now,
             status: 0,
             flags: Flags::default(),
@@ -94,7 +110,7 @@ impl StreamInfo {
     /// The client went away.
     pub(super) fn client_gone(&mut self) {
         self.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
-        self.details = "downstream_remote_disconnect".into();
+        self.details = REMOTE_DISCONNECT.into();
     }
 
     /// Tells the logs. `request` is none if no request could be made out.
@@ -105,18 +121,32 @@ impl StreamInfo {
         request: Option<&RequestHead>,
         received: u64,
     ) {
+        // A client that was cut off did not go by itself.
+        let is_http2 = request.map_or(self.http2, |request| request.http2);
+        let (flags, details) = match (&*self.details, connection.chain.drain.gone()) {
+            (REMOTE_DISCONNECT, Some(gone)) => (self.flags, local_disconnect(gone)),
+            (REMOTE_DISCONNECT, None) if is_http2 => match connection.ended.get() {
+                Ended::Quietly => (self.flags, REMOTE_DISCONNECT),
+                // The stream alone has ended.
+                Ended::Not if connection.refused.take() => (Flags::DOWNSTREAM_PROTOCOL_ERROR, REMOTE_RESET),
+                Ended::Not => (Flags::DOWNSTREAM_REMOTE_RESET, REMOTE_RESET),
+                Ended::By(offence) => (Flags::DOWNSTREAM_PROTOCOL_ERROR, offence.details()),
+            },
+            (details, _) => (self.flags, details),
+        };
+        let details = Some(details);
         let record = Record {
             start: self.start,
             duration: self.clock.elapsed(),
             method: request.map(|it| it.method.as_str()),
             path: request.map(|it| it.path.as_str()).filter(|it| !it.is_empty()),
-            protocol: Some(request.map_or("HTTP/1.1", RequestHead::protocol)),
+            protocol: Some(if is_http2 { "HTTP/2" } else { "HTTP/1.1" }),
             authority: request.and_then(|it| it.authority.as_deref()),
             request_headers: request.map(|it| &it.headers),
             response_headers: Some(&self.response_headers),
             response_code: self.status,
-            flags: &self.flags,
-            details: Some(&*self.details).filter(|it| !it.is_empty()),
+            flags: &flags,
+            details: details.filter(|it| !it.is_empty()),
             connection_termination_details: None,
             upstream_transport_failure_reason: self.transport_reason.as_deref(),
             bytes_received: received,

@@ -91,7 +91,7 @@ pub(super) fn write_outputs(
             }
         };
         match &output.file {
-            None => terminal::print(&text),
+            None => terminal::write(&text),
             Some(file) => ok = write_or_complain(file, &text).and(ok),
         }
     }

@@ -249,14 +249,19 @@ pub(super) fn agent_args(lab: &Lab, id: PodId) -> Vec<String> {
     let Some(sidecar) = &pod.sidecar else {
         return Vec::new();
     };
-    if !pod.life.ordered {
-        return Vec::new();
-    }
     let life = &sidecar.life;
+    // What becomes of connections is the data plane's own time, not the pod's.
+    let mut args = vec![
+        "--drain-time-s".to_owned(),
+        life.drain_duration.as_secs().to_string(),
+    ];
+    if !pod.life.ordered {
+        return args;
+    }
     let millis = |duration: Duration| lab.scaled(duration).as_millis().to_string();
     // A native sidecar is told to end when nothing is left that could need it.
     let drain = if life.native { Duration::ZERO } else { life.drain };
-    let mut args = vec!["--termination-drain-ms".to_owned(), millis(drain)];
+    args.extend(["--termination-drain-ms".to_owned(), millis(drain)]);
     if let Some(minimum) = life.exit_on_zero.filter(|_| !life.native) {
         args.extend(["--exit-on-zero-ms".to_owned(), millis(minimum)]);
         args.extend([

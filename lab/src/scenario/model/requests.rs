@@ -105,6 +105,8 @@ pub enum Piece {
     Generated(u64),
     /// Nothing, until this text has come since the last `await`.
     Await(String),
+    /// Until these bytes have come.
+    AwaitRaw(Vec<u8>),
     /// Nothing, for so long.
     Pause(Duration),
 }

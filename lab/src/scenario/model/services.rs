@@ -50,6 +50,8 @@ pub enum Protocol {
 /// Subsets of a service's pods by label (Istio `DestinationRule`).
 #[derive(Debug, Clone)]
 pub struct DestinationRule {
+    /// What steps call it.
+    pub name: String,
     /// Index into [`Scenario::services`](super::Scenario::services).
     pub service: usize,
     /// Subset name and the labels that select it.
@@ -59,6 +61,8 @@ pub struct DestinationRule {
 /// HTTP routes to a service (Istio `VirtualService`).
 #[derive(Debug, Clone)]
 pub struct VirtualService {
+    /// What steps call it; one with several hosts stands here once for each.
+    pub name: String,
     /// Index into [`Scenario::services`](super::Scenario::services): the host whose traffic is routed.
     pub service: usize,
     /// Routes, the first match wins.

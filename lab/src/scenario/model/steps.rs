@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Actor, ContainerId, Expect, Gate, Location, PodId, ProcessName, Request};
 use crate::scenario::lifecycle::{Phase, ProbeKind};
+use crate::scenario::objects::{Object, ObjectName};
 
 /// One step.
 #[derive(Debug, Clone)]
@@ -62,8 +63,10 @@ pub enum Action {
         /// Which.
         kind: ProbeKind,
     },
-    /// A service that was held is there from now on: index into [`Scenario::services`](super::Scenario::services).
-    Apply(usize),
+    /// An object is there from now on, in the place of what it was before.
+    Apply(Object),
+    /// An object is there no more.
+    Withdraw(ObjectName),
     /// Stops istiod, or starts it again.
     Istiod(Power),
     /// Takes a pod's link down, or up again.

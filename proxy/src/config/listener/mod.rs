@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3 as proto;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate as predicate;
 use envoy_types::pb::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
@@ -13,6 +14,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::original_src::v3::Ori
 pub use filter::{HttpConfig, NetworkFilter, Routes, TcpConfig, TcpStats};
 
 use super::{Refused, limit, socket_address, unpack};
+use crate::drain::Drain;
 
 /// The listener filter timeout if a listener does not say (`Listener.listener_filters_timeout`).
 const FILTER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,10 +40,14 @@ pub struct ListenerConfig {
     pub filter_timeout: Option<Duration>,
     /// What happens then: on with what is known, or an end.
     pub continue_on_timeout: bool,
+    /// It takes what comes to the pod.
+    pub inbound: bool,
     /// Filter chains.
     pub chains: Vec<Rc<FilterChain>>,
     /// What takes connections that no chain matches.
     pub default_chain: Option<Rc<FilterChain>>,
+    /// The resource that it was made from, without the chains.
+    shell: proto::Listener,
 }
 
 /// What socket a listener has.
@@ -67,6 +73,10 @@ pub struct FilterChain {
     wanted: Wanted,
     /// Its network filter.
     pub filter: NetworkFilter,
+    /// The end of its connections, once it is gone from the configuration.
+    pub drain: Drain,
+    /// What it was made from.
+    source: proto::FilterChain,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +87,17 @@ struct Wanted {
 }
 
 impl FilterChain {
+    /// The name of the route table that it needs.
+    pub fn route_name(&self) -> Option<&str> {
+        match &self.filter {
+            NetworkFilter::Http(http) => match &http.routes {
+                Routes::Rds(name) => Some(name),
+                Routes::Inline(_) => None,
+            },
+            NetworkFilter::Tcp(_) => None,
+        }
+    }
+
     /// What connections it takes, as configuration has it.
     pub fn criteria(&self) -> serde_json::Value {
         let Wanted {
@@ -131,8 +152,14 @@ impl ListenerConfig {
                 None => Some(FILTER_TIMEOUT),
             },
             continue_on_timeout: listener.continue_on_listener_filters_timeout,
+            inbound: listener.traffic_direction() == TrafficDirection::Inbound,
             chains: Vec::new(),
             default_chain: None,
+            shell: proto::Listener {
+                filter_chains: Vec::new(),
+                default_filter_chain: None,
+                ..listener.clone()
+            },
         };
         for filter in &listener.listener_filters {
             config.add_listener_filter(filter)?;
@@ -147,6 +174,35 @@ impl ListenerConfig {
             return Err(Refused::new(name, "filter_chains", "no filter chains specified"));
         }
         Ok(config)
+    }
+
+    /// True if nothing but the chains differs from this one.
+    pub fn has_shell_of(&self, other: &Self) -> bool {
+        self.shell == other.shell
+    }
+
+    /// Keeps the chains of its former self that are the same, with their connections. If anything else has changed,
+    /// none is (Envoy, `ListenerImpl::supportUpdateFilterChain`).
+    pub fn keep_chains_of(&mut self, former: &Self) {
+        if !self.has_shell_of(former) {
+            return;
+        }
+        for chain in &mut self.chains {
+            let same = former.chains.iter().find(|it| it.source == chain.source);
+            if let Some(same) = same {
+                *chain = Rc::clone(same);
+            }
+        }
+        if let (Some(new), Some(old)) = (&mut self.default_chain, &former.default_chain)
+            && new.source == old.source
+        {
+            *new = Rc::clone(old);
+        }
+    }
+
+    /// All chains.
+    pub fn all_chains(&self) -> impl Iterator<Item = &Rc<FilterChain>> {
+        self.chains.iter().chain(&self.default_chain)
     }
 
     fn add_listener_filter(&mut self, filter: &proto::ListenerFilter) -> Result<(), Refused> {
@@ -185,16 +241,7 @@ impl ListenerConfig {
 
     /// The names of the route tables that it needs.
     pub fn route_names(&self) -> impl Iterator<Item = &str> {
-        self.chains
-            .iter()
-            .chain(&self.default_chain)
-            .filter_map(|chain| match &chain.filter {
-                NetworkFilter::Http(http) => match &http.routes {
-                    Routes::Rds(name) => Some(name.as_str()),
-                    Routes::Inline(_) => None,
-                },
-                NetworkFilter::Tcp(_) => None,
-            })
+        self.all_chains().filter_map(|chain| chain.route_name())
     }
 
     /// The chain that takes a connection. As in Envoy, each criterion narrows what is left to the most specific, and
@@ -289,6 +336,8 @@ fn chain(listener: &str, chain: &proto::FilterChain) -> Result<FilterChain, Refu
         name: chain.name.clone(),
         wanted: wanted.unwrap_or_default(),
         filter,
+        drain: Drain::default(),
+        source: chain.clone(),
     })
 }
 
@@ -329,6 +378,11 @@ mod tests {
                 applications: applications.iter().map(|it| (*it).to_owned()).collect(),
             },
             filter: NetworkFilter::Tcp(TcpConfig::default()),
+            drain: Drain::default(),
+            source: proto::FilterChain {
+                name: name.to_owned(),
+                ..proto::FilterChain::default()
+            },
         })
     }
 
@@ -343,8 +397,10 @@ mod tests {
             http_inspector: None,
             filter_timeout: None,
             continue_on_timeout: true,
+            inbound: false,
             chains,
             default_chain: None,
+            shell: proto::Listener::default(),
         }
     }
 
@@ -376,6 +432,20 @@ mod tests {
         ]);
         assert!(listener.choose(7777, "raw_buffer", None).is_none());
         assert!(listener.choose(7777, "tls", None).is_some());
+    }
+
+    #[test]
+    fn chains_that_are_the_same_stay_unless_anything_else_changed() {
+        let chains = |names: [&str; 2]| names.map(|name| chain(name, None, "", &[])).into();
+        let former = listener(chains(["a", "b"]));
+        let mut next = listener(chains(["b", "c"]));
+        next.keep_chains_of(&former);
+        assert!(Rc::ptr_eq(&next.chains[0], &former.chains[1]));
+        assert!(former.all_chains().all(|old| !Rc::ptr_eq(old, &next.chains[1])));
+        let mut other = listener(chains(["a", "b"]));
+        other.shell.transparent = Some(envoy_types::pb::google::protobuf::BoolValue { value: true });
+        other.keep_chains_of(&former);
+        assert!(!Rc::ptr_eq(&other.chains[0], &former.chains[0]));
     }
 
     fn virtual_inbound(filter: OriginalSrc, bound: Option<bool>) -> Result<ListenerConfig, Refused> {
