@@ -68,7 +68,6 @@ struct KnownListener {
     active: Option<Rc<ListenerConfig>>,
     /// What will serve as soon as its routes have come.
     warming: Option<Rc<ListenerConfig>>,
-    proto: ListenerProto,
     sockets: Vec<JoinHandle<()>>,
     is_static: bool,
     /// Its place among all that were ever made.
@@ -76,6 +75,12 @@ struct KnownListener {
 }
 
 impl KnownListener {
+    /// What it was made from last.
+    fn source(&self) -> Option<&ListenerProto> {
+        let latest = self.warming.as_ref().or(self.active.as_ref());
+        latest.map(|config| &config.source)
+    }
+
     /// No new connections from now on.
     fn close(&mut self) {
         for socket in self.sockets.drain(..) {
@@ -227,18 +232,16 @@ impl Proxy {
             self.clusters.borrow_mut().insert(known.proto.name.clone(), known);
         }
         for proto in self.bootstrap.listeners() {
-            let config = Rc::new(ListenerConfig::from_proto(&proto)?);
+            let config = Rc::new(ListenerConfig::from_proto(proto)?);
+            let name = config.name.clone();
             let known = KnownListener {
                 active: None,
                 warming: Some(config),
-                proto,
                 sockets: Vec::new(),
                 is_static: true,
                 number: self.number(),
             };
-            self.listeners
-                .borrow_mut()
-                .insert(known.proto.name.clone(), known);
+            self.listeners.borrow_mut().insert(name, known);
         }
         Ok(())
     }
@@ -454,8 +457,8 @@ impl Proxy {
             .next()
     }
 
-    /// All listeners that serve, with what they were made from.
-    pub fn all_listeners(&self) -> Vec<(Rc<ListenerConfig>, ListenerProto, bool)> {
+    /// All listeners that serve, and whether they are static.
+    pub fn all_listeners(&self) -> Vec<(Rc<ListenerConfig>, bool)> {
         let listeners = self.listeners.borrow();
         let mut active: Vec<_> = listeners
             .values()
@@ -464,7 +467,7 @@ impl Proxy {
         active.sort_by_key(|(_, known)| known.number);
         active
             .into_iter()
-            .map(|(config, known)| (config, known.proto.clone(), known.is_static))
+            .map(|(config, known)| (config, known.is_static))
             .collect()
     }
 
@@ -474,7 +477,7 @@ impl Proxy {
         self.listeners
             .borrow()
             .get(&proto.name)
-            .is_some_and(|known| known.proto == *proto)
+            .is_some_and(|known| known.source() == Some(proto))
     }
 
     fn number(&self) -> usize {
@@ -482,31 +485,31 @@ impl Proxy {
     }
 
     /// Adds a listener, or puts it in the place of its former self, as soon as its routes are there.
-    pub fn set_listener(&self, mut config: ListenerConfig, proto: ListenerProto) {
+    pub fn set_listener(&self, mut config: ListenerConfig) {
         let mut listeners = self.listeners.borrow_mut();
-        let former = listeners.get(&proto.name).and_then(|known| known.active.as_ref());
+        let name = config.name.clone();
+        let former = listeners.get(&name).and_then(|known| known.active.as_ref());
         if let Some(former) = former {
             config.keep_chains_of(former);
         }
         let config = Rc::new(config);
-        if let Some(known) = listeners.get_mut(&proto.name) {
+        if let Some(known) = listeners.get_mut(&name) {
             let moved = known.active.as_ref().is_some_and(|active| {
                 (&active.addresses, active.socket) != (&config.addresses, config.socket)
             });
             if moved {
                 known.close();
             }
-            (known.warming, known.proto) = (Some(config), proto);
+            known.warming = Some(config);
         } else {
             let known = KnownListener {
                 active: None,
                 warming: Some(config),
-                proto,
                 sockets: Vec::new(),
                 is_static: false,
                 number: self.number(),
             };
-            listeners.insert(known.proto.name.clone(), known);
+            listeners.insert(name, known);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Access-log formats: Envoy's command operators, as text or as JSON.
 
+use std::cell::RefCell;
 use std::io::Write as _;
+use std::rc::{Rc, Weak};
 use std::time::UNIX_EPOCH;
 
 use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substitution_format_string};
@@ -90,7 +92,25 @@ pub enum FormatError {
     Kind,
 }
 
+thread_local! {
+    static IN_USE: RefCell<Vec<(SubstitutionFormatString, Weak<Format>)>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Format {
+    /// From configuration; one that is in use already is shared. A control plane gives each filter chain the same.
+    pub fn shared(proto: &SubstitutionFormatString) -> Result<Rc<Self>, FormatError> {
+        IN_USE.with_borrow_mut(|all| {
+            all.retain(|(_, format)| format.strong_count() > 0);
+            let same = all.iter().find(|(known, _)| known == proto);
+            if let Some(format) = same.and_then(|(_, format)| format.upgrade()) {
+                return Ok(format);
+            }
+            let format = Rc::new(Self::from_proto(proto)?);
+            all.push((proto.clone(), Rc::downgrade(&format)));
+            Ok(format)
+        })
+    }
+
     /// From configuration.
     pub fn from_proto(proto: &SubstitutionFormatString) -> Result<Self, FormatError> {
         use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
@@ -394,6 +414,22 @@ mod tests {
         assert_eq!(civil(0), (1970, 1, 1));
         assert_eq!(civil(19_782), (2024, 2, 29));
         assert_eq!(civil(20_777), (2026, 11, 20));
+    }
+
+    #[test]
+    fn the_same_format_is_one() {
+        let text = |text: &str| SubstitutionFormatString {
+            #[expect(deprecated, reason = "the shortest there is")]
+            format: Some(substitution_format_string::Format::TextFormat(text.to_owned())),
+            ..SubstitutionFormatString::default()
+        };
+        let one = Format::shared(&text("%PROTOCOL%")).unwrap();
+        let same = Format::shared(&text("%PROTOCOL%")).unwrap();
+        let other = Format::shared(&text("%DURATION%")).unwrap();
+        assert!(Rc::ptr_eq(&one, &same) && !Rc::ptr_eq(&one, &other));
+        drop((one, same));
+        Format::shared(&text("%BYTES_SENT%")).unwrap();
+        assert_eq!(IN_USE.with_borrow(Vec::len), 2, "what nobody uses any more is forgotten");
     }
 
     #[test]

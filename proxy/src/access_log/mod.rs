@@ -80,9 +80,9 @@ pub struct AccessLog {
 
 impl AccessLog {
     /// A log to this path; `/dev/stdout` and `/dev/stderr` are this process's own.
-    pub fn open(path: &str, format: Format) -> io::Result<Self> {
+    pub fn open(path: &str, format: Rc<Format>) -> io::Result<Self> {
         Ok(Self {
-            format: Rc::new(format),
+            format,
             sink: sink::open(path)?,
         })
     }

@@ -146,7 +146,7 @@ pub(super) fn listeners_text(proxy: &Proxy) -> String {
     proxy
         .all_listeners()
         .iter()
-        .flat_map(|(config, _, _)| {
+        .flat_map(|(config, _)| {
             let addresses = config.addresses.iter();
             addresses
                 .map(|address| format!("{}::{address}\n", config.name))
@@ -171,7 +171,7 @@ pub(super) fn listeners_json(proxy: &Proxy) -> Value {
         }
         value
     };
-    json!({ "listener_statuses": all.iter().map(|(config, _, _)| one(config)).collect::<Vec<_>>() })
+    json!({ "listener_statuses": all.iter().map(|(config, _)| one(config)).collect::<Vec<_>>() })
 }
 
 fn socket(address: std::net::SocketAddr) -> Value {
@@ -184,7 +184,7 @@ fn socket(address: std::net::SocketAddr) -> Value {
 pub(super) fn config(proxy: &Proxy, with_endpoints: bool) -> Value {
     let (statics, dynamics): (Vec<_>, Vec<_>) = proxy.all_clusters().into_iter().partition(|(_, _, is)| *is);
     let (static_listeners, listeners): (Vec<_>, Vec<_>) =
-        proxy.all_listeners().into_iter().partition(|(_, _, is)| *is);
+        proxy.all_listeners().into_iter().partition(|(_, is)| *is);
     let mut document = json!({ "configs": [
         {
             "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
@@ -204,9 +204,9 @@ pub(super) fn config(proxy: &Proxy, with_endpoints: bool) -> Value {
         {
             "@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump",
             "version_info": proxy.version(Kind::Lds),
-            "static_listeners": static_listeners.iter().map(|(it, _, _)| json!({ "listener": listener(it) })).collect::<Vec<_>>(),
+            "static_listeners": static_listeners.iter().map(|(it, _)| json!({ "listener": listener(it) })).collect::<Vec<_>>(),
             "dynamic_listeners": listeners.iter()
-                .map(|(it, _, _)| json!({
+                .map(|(it, _)| json!({
                     "name": it.name,
                     "active_state": { "version_info": proxy.version(Kind::Lds), "listener": listener(it) },
                 }))

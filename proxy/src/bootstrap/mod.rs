@@ -414,7 +414,7 @@ mod tests {
             ClusterConfig::from_proto(&cluster).unwrap();
         }
         for listener in bootstrap.listeners() {
-            ListenerConfig::from_proto(&listener).unwrap();
+            ListenerConfig::from_proto(listener).unwrap();
         }
     }
 
@@ -425,7 +425,7 @@ mod tests {
         let bootstrap = Bootstrap::of_pod(&node, &ips);
         assert_eq!(bootstrap.admin.ip().to_string(), localhost);
         for listener in bootstrap.listeners() {
-            let listener = ListenerConfig::from_proto(&listener).unwrap();
+            let listener = ListenerConfig::from_proto(listener).unwrap();
             let found: Vec<String> = listener.addresses.iter().map(|it| it.ip().to_string()).collect();
             assert_eq!(found, wildcards, "{}", listener.name);
         }

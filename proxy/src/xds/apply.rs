@@ -76,10 +76,10 @@ fn listeners(proxy: &Rc<Proxy>, response: &DiscoveryResponse) -> Vec<Refused> {
             if proxy.has_listener(&proto) {
                 return Ok(None);
             }
-            Ok(Some((ListenerConfig::from_proto(&proto)?, proto)))
+            ListenerConfig::from_proto(proto).map(Some)
         });
         match config {
-            Ok(Some((config, proto))) => proxy.set_listener(config, proto),
+            Ok(Some(config)) => proxy.set_listener(config),
             Ok(None) => {}
             Err(error) => refused.push(error),
         }

@@ -217,7 +217,7 @@ fn logs(listener: &str, logs: &[AccessLogProto]) -> Result<Vec<AccessLog>, Refus
         let Some(file_access_log::AccessLogFormat::LogFormat(format)) = &file.access_log_format else {
             return Err(refused("no log_format".to_owned()));
         };
-        let format = Format::from_proto(format).map_err(|error| refused(error.to_string()))?;
+        let format = Format::shared(format).map_err(|error| refused(error.to_string()))?;
         AccessLog::open(&file.path, format).map_err(|error| refused(format!("{}: {error}", file.path)))
     };
     logs.iter().map(open).collect()

@@ -46,8 +46,8 @@ pub struct ListenerConfig {
     pub chains: Vec<Rc<FilterChain>>,
     /// What takes connections that no chain matches.
     pub default_chain: Option<Rc<FilterChain>>,
-    /// The resource that it was made from, without the chains.
-    shell: proto::Listener,
+    /// The resource that it was made from.
+    pub source: proto::Listener,
 }
 
 /// What socket a listener has.
@@ -75,8 +75,6 @@ pub struct FilterChain {
     pub filter: NetworkFilter,
     /// The end of its connections, once it is gone from the configuration.
     pub drain: Drain,
-    /// What it was made from.
-    source: proto::FilterChain,
 }
 
 #[derive(Debug, Default)]
@@ -126,7 +124,8 @@ impl Skip {
 
 impl ListenerConfig {
     /// From configuration.
-    pub fn from_proto(listener: &proto::Listener) -> Result<Self, Refused> {
+    pub fn from_proto(source: proto::Listener) -> Result<Self, Refused> {
+        let listener = &source;
         let name = &listener.name;
         let mut addresses = vec![socket_address(name, "address", listener.address.as_ref())?];
         for also in &listener.additional_addresses {
@@ -155,11 +154,7 @@ impl ListenerConfig {
             inbound: listener.traffic_direction() == TrafficDirection::Inbound,
             chains: Vec::new(),
             default_chain: None,
-            shell: proto::Listener {
-                filter_chains: Vec::new(),
-                default_filter_chain: None,
-                ..listener.clone()
-            },
+            source: proto::Listener::default(),
         };
         for filter in &listener.listener_filters {
             config.add_listener_filter(filter)?;
@@ -173,12 +168,18 @@ impl ListenerConfig {
         if config.chains.is_empty() && config.default_chain.is_none() {
             return Err(Refused::new(name, "filter_chains", "no filter chains specified"));
         }
+        config.source = source;
         Ok(config)
     }
 
     /// True if nothing but the chains differs from this one.
     pub fn has_shell_of(&self, other: &Self) -> bool {
-        self.shell == other.shell
+        let shell = |listener: &proto::Listener| proto::Listener {
+            filter_chains: Vec::new(),
+            default_filter_chain: None,
+            ..listener.clone()
+        };
+        shell(&self.source) == shell(&other.source)
     }
 
     /// Keeps the chains of its former self that are the same, with their connections. If anything else has changed,
@@ -187,14 +188,14 @@ impl ListenerConfig {
         if !self.has_shell_of(former) {
             return;
         }
-        for chain in &mut self.chains {
-            let same = former.chains.iter().find(|it| it.source == chain.source);
-            if let Some(same) = same {
+        let before = former.source.filter_chains.iter().zip(&former.chains);
+        for (chain, source) in self.chains.iter_mut().zip(&self.source.filter_chains) {
+            if let Some((_, same)) = before.clone().find(|(before, _)| *before == source) {
                 *chain = Rc::clone(same);
             }
         }
         if let (Some(new), Some(old)) = (&mut self.default_chain, &former.default_chain)
-            && new.source == old.source
+            && self.source.default_filter_chain == former.source.default_filter_chain
         {
             *new = Rc::clone(old);
         }
@@ -337,7 +338,6 @@ fn chain(listener: &str, chain: &proto::FilterChain) -> Result<FilterChain, Refu
         wanted: wanted.unwrap_or_default(),
         filter,
         drain: Drain::default(),
-        source: chain.clone(),
     })
 }
 
@@ -379,14 +379,14 @@ mod tests {
             },
             filter: NetworkFilter::Tcp(TcpConfig::default()),
             drain: Drain::default(),
-            source: proto::FilterChain {
-                name: name.to_owned(),
-                ..proto::FilterChain::default()
-            },
         })
     }
 
     fn listener(chains: Vec<Rc<FilterChain>>) -> ListenerConfig {
+        let source = |chain: &Rc<FilterChain>| proto::FilterChain {
+            name: chain.name.clone(),
+            ..proto::FilterChain::default()
+        };
         ListenerConfig {
             name: "l".to_owned(),
             addresses: vec![([0, 0, 0, 0], 15006).into()],
@@ -398,9 +398,12 @@ mod tests {
             filter_timeout: None,
             continue_on_timeout: true,
             inbound: false,
+            source: proto::Listener {
+                filter_chains: chains.iter().map(source).collect(),
+                ..proto::Listener::default()
+            },
             chains,
             default_chain: None,
-            shell: proto::Listener::default(),
         }
     }
 
@@ -443,7 +446,7 @@ mod tests {
         assert!(Rc::ptr_eq(&next.chains[0], &former.chains[1]));
         assert!(former.all_chains().all(|old| !Rc::ptr_eq(old, &next.chains[1])));
         let mut other = listener(chains(["a", "b"]));
-        other.shell.transparent = Some(envoy_types::pb::google::protobuf::BoolValue { value: true });
+        other.source.transparent = Some(envoy_types::pb::google::protobuf::BoolValue { value: true });
         other.keep_chains_of(&former);
         assert!(!Rc::ptr_eq(&other.chains[0], &former.chains[0]));
     }
@@ -462,7 +465,7 @@ mod tests {
         };
         let bootstrap = crate::bootstrap::Bootstrap::istio("sidecar~10.0.0.1~a.default~x");
         let [prometheus, _] = bootstrap.listeners().try_into().unwrap();
-        ListenerConfig::from_proto(&proto::Listener {
+        ListenerConfig::from_proto(proto::Listener {
             listener_filters: vec![original_src],
             transparent: Some(BoolValue { value: true }),
             bind_to_port: bound.map(|value| BoolValue { value }),
