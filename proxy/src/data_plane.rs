@@ -1,7 +1,7 @@
 //! The data plane: what it knows, and how it starts. One thread: a `current_thread` runtime and a `LocalSet`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -412,6 +412,11 @@ impl Proxy {
         self.clusters
             .borrow_mut()
             .retain(|name, known| known.is_static || names.contains(name));
+        // A cluster that comes back waits for endpoints as a new one does.
+        let needed: HashSet<String> = self.endpoint_names().into_iter().collect();
+        self.endpoints
+            .borrow_mut()
+            .retain(|name, _| needed.contains(name));
     }
 
     /// The names of endpoints that clusters need.
@@ -527,6 +532,9 @@ impl Proxy {
         });
         let chains = gone.iter().flat_map(|config| config.all_chains());
         self.drain_chains(chains.map(Rc::clone).collect(), Gone::Listener);
+        // So does a listener for its routes.
+        let needed: HashSet<String> = self.route_names().into_iter().collect();
+        self.routes.borrow_mut().retain(|name, _| needed.contains(name));
     }
 
     /// The names of route tables that listeners need.

@@ -495,6 +495,24 @@ steps:
     }
 
     #[test]
+    fn a_drain_duration_alone_asks_for_no_order() {
+        let text = |duration: &str| {
+            format!(
+                "pods: [{{name: a, annotations: {{proxy.istio.io/config: 'drainDuration: {duration}'}}, containers: [{{name: web}}]}}]\n\
+                steps: [{{wait: {{ready: a}}}}]\n"
+            )
+        };
+        let loaded = parse("a.yaml", &text("7s")).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));
+        let pod = &loaded.scenario.pods[0];
+        assert_eq!(pod.sidecar.as_ref().unwrap().life.drain_duration.as_secs(), 7);
+        assert!(!pod.life.ordered);
+        for wrong in ["1500ms", "0s"] {
+            let mistakes = parse("a.yaml", &text(wrong)).unwrap_err().render();
+            assert!(mistakes.contains("a whole number of seconds"), "{mistakes}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_told_at_their_place() {
         for (from, to, wanted) in [
             ("scale: 0.01", "scale: 0", "cannot go at 0"),

@@ -58,6 +58,8 @@ struct Inner<S> {
 struct Incoming {
     /// The beginning of a frame's head, whose rest has not come.
     held: Vec<u8>,
+    /// What was looked at already, and found no room.
+    ready: Vec<u8>,
     /// As much of a frame is still to come.
     rest: usize,
     /// That rest is not hyper's.
@@ -119,6 +121,7 @@ impl<S> Wire<S> {
             stream,
             incoming: Incoming {
                 held: Vec::new(),
+                ready: Vec::new(),
                 rest: PREFACE,
                 is_dropped: false,
                 has_settings: false,
@@ -354,45 +357,70 @@ fn broken() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the client broke the protocol")
 }
 
+/// What a read came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Came {
+    /// The client's end.
+    End,
+    /// Nothing that is hyper's.
+    Nothing,
+    /// Something.
+    Bytes,
+}
+
+impl<S: AsyncRead + Unpin> Inner<S> {
+    /// Reads once, into more room than a head takes.
+    fn fill(&mut self, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<Came>> {
+        let before = into.filled().len();
+        into.put_slice(&self.incoming.held);
+        let held = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        if read.is_pending() || into.filled().len() == held {
+            into.set_filled(before);
+            return read.map_ok(|()| Came::End);
+        }
+        self.incoming.held.clear();
+        let kept = match self.incoming.look(&mut into.filled_mut()[before..]) {
+            Ok(kept) => kept,
+            Err((kept, offence)) => {
+                self.offence = Some(offence);
+                kept
+            }
+        };
+        into.set_filled(before + kept);
+        Poll::Ready(Ok(if kept == 0 { Came::Nothing } else { Came::Bytes }))
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Inner {
-            stream,
-            incoming,
-            offence,
-            ..
-        } = &mut *self.0.borrow_mut();
-        let before = buffer.filled().len();
+        let inner = &mut *self.0.borrow_mut();
         loop {
-            if offence.is_some() {
+            let waiting = &mut inner.incoming.ready;
+            if !waiting.is_empty() {
+                let length = waiting.len().min(buffer.remaining());
+                buffer.put_slice(&waiting[..length]);
+                waiting.drain(..length);
+                return Poll::Ready(Ok(()));
+            }
+            if inner.offence.is_some() {
                 return Poll::Ready(Err(broken()));
             }
-            let held = incoming.held.len();
-            if buffer.remaining() <= held {
-                return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
-            }
-            buffer.put_slice(&incoming.held);
-            let read = Pin::new(&mut *stream).poll_read(context, buffer);
-            let came = buffer.filled().len() - before - held;
-            if read.is_pending() || came == 0 {
-                buffer.set_filled(before);
-                return read;
-            }
-            ready!(read)?;
-            incoming.held.clear();
-            let kept = match incoming.look(&mut buffer.filled_mut()[before..]) {
-                Ok(kept) => kept,
-                Err((kept, found)) => {
-                    *offence = Some(found);
-                    kept
-                }
+            let has_room = buffer.remaining() > LONGEST_HEAD;
+            let came = if has_room {
+                ready!(inner.fill(context, buffer))?
+            } else {
+                let mut bytes = [0; 2 * LONGEST_HEAD];
+                let mut room = ReadBuf::new(&mut bytes);
+                let came = ready!(inner.fill(context, &mut room))?;
+                inner.incoming.ready.extend_from_slice(room.filled());
+                came
             };
-            buffer.set_filled(before + kept);
-            if kept > 0 {
+            if came == Came::End || (came == Came::Bytes && has_room) {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -514,16 +542,18 @@ mod tests {
     }
 
     /// What hyper gets of these bytes, however they come, and how they offend.
-    async fn through(bytes: &[u8], lots: usize) -> (Vec<u8>, Option<Offence>) {
+    async fn through(bytes: &[u8], lots: usize, room: usize) -> (Vec<u8>, Option<Offence>) {
         let come = bytes.chunks(lots).map(<[u8]>::to_vec).collect();
         let io = Lots {
             come,
             ..Lots::default()
         };
         let wire = Wire::new(io, Rc::default());
-        let mut taken = Vec::new();
+        let (mut taken, mut room) = (Vec::new(), vec![0; room]);
         // An offence ends it with an error.
-        drop(wire.share().read_to_end(&mut taken).await);
+        while let Ok(length @ 1..) = wire.share().read(&mut room).await {
+            taken.extend_from_slice(&room[..length]);
+        }
         (taken, wire.offence())
     }
 
@@ -536,7 +566,10 @@ mod tests {
         let sent = opened(&[dropped.clone(), request.clone(), dropped, leaves, body.clone()]);
         let wanted = opened(&[request, body]);
         for lots in [1, 2, 9, 10, 13, 1000] {
-            assert_eq!(through(&sent, lots).await, (wanted.clone(), None), "{lots}");
+            for room in [1, 2, 10, 11, 1000] {
+                let taken = through(&sent, lots, room).await;
+                assert_eq!(taken, (wanted.clone(), None), "{lots} {room}");
+            }
         }
     }
 
@@ -571,14 +604,14 @@ mod tests {
         ] {
             for lots in [1, 1000] {
                 assert_eq!(
-                    through(&opened(&frames), lots).await.1,
+                    through(&opened(&frames), lots, 64).await.1,
                     Some(wanted),
                     "{frames:?}"
                 );
             }
         }
         let early = [crate::detect::PREFACE, &begun(END_STREAM)].concat();
-        assert_eq!(through(&early, 1000).await.1, Some(Frame(Code::Protocol)));
+        assert_eq!(through(&early, 1000, 64).await.1, Some(Frame(Code::Protocol)));
     }
 
     #[tokio::test(flavor = "current_thread")]
