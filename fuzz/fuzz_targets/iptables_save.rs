@@ -19,9 +19,13 @@ use libfuzzer_sys::fuzz_target;
 const LONGEST: usize = 4096;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((family, text)) = bytes.split_first() else { return };
+    let Some((family, text)) = bytes.split_first() else {
+        return;
+    };
     let family = if family & 1 == 0 { Family::V4 } else { Family::V6 };
-    let Ok(text) = std::str::from_utf8(text) else { return };
+    let Ok(text) = std::str::from_utf8(text) else {
+        return;
+    };
     if text.len() > LONGEST {
         return;
     }
@@ -51,7 +55,10 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn packet(family: Family) -> Packet {
     let (source, destination): (IpAddr, IpAddr) = match family {
-        Family::V6 => (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5).into()),
+        Family::V6 => (
+            Ipv6Addr::LOCALHOST.into(),
+            Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5).into(),
+        ),
         Family::V4 | Family::Inet => (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::new(10, 96, 0, 5).into()),
     };
     Packet {

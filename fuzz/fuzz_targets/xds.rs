@@ -36,7 +36,7 @@ fuzz_target!(|input: &[u8]| {
         2 => with(bytes, |mut it: Listener| {
             let chains = it.filter_chains.iter_mut().chain(&mut it.default_filter_chain);
             chains.for_each(write_no_logs);
-            ListenerConfig::from_proto(&it).map(|config| use_listener(&config))
+            ListenerConfig::from_proto(it).map(|config| use_listener(&config))
         }),
         _ => with(bytes, |it: RouteConfiguration| {
             RouteTable::from_proto(&it).map(|table| use_routes(&table))

@@ -429,7 +429,11 @@ mod tests {
         assert!(Rc::ptr_eq(&one, &same) && !Rc::ptr_eq(&one, &other));
         drop((one, same));
         Format::shared(&text("%BYTES_SENT%")).unwrap();
-        assert_eq!(IN_USE.with_borrow(Vec::len), 2, "what nobody uses any more is forgotten");
+        assert_eq!(
+            IN_USE.with_borrow(Vec::len),
+            2,
+            "what nobody uses any more is forgotten"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::offence::{Code, Offence};
 
@@ -353,6 +353,19 @@ impl<S> Inner<S> {
     }
 }
 
+/// What hyper gets of a connection if it always asks for `room` bytes, and how the client broke the protocol: for the tests
+/// and for the fuzz target, which have no hyper.
+#[doc(hidden)]
+pub async fn passed(stream: impl AsyncRead + AsyncWrite + Unpin, room: usize) -> (Vec<u8>, Option<Offence>) {
+    let wire = Wire::new(stream, Rc::default());
+    let (mut taken, mut room) = (Vec::new(), vec![0; room]);
+    // An offence ends it with an error.
+    while let Ok(length @ 1..) = wire.share().read(&mut room).await {
+        taken.extend_from_slice(&room[..length]);
+    }
+    (taken, wire.offence())
+}
+
 fn broken() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the client broke the protocol")
 }
@@ -484,8 +497,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 mod tests {
     use std::collections::VecDeque;
 
-    use tokio::io::AsyncReadExt as _;
-
     use super::*;
 
     /// A connection on which these lots come, and on which what is written is kept.
@@ -548,13 +559,7 @@ mod tests {
             come,
             ..Lots::default()
         };
-        let wire = Wire::new(io, Rc::default());
-        let (mut taken, mut room) = (Vec::new(), vec![0; room]);
-        // An offence ends it with an error.
-        while let Ok(length @ 1..) = wire.share().read(&mut room).await {
-            taken.extend_from_slice(&room[..length]);
-        }
-        (taken, wire.offence())
+        passed(io, room).await
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -17,7 +17,8 @@ mod attempt;
 mod exchange;
 mod tunnel;
 
-mod frames;
+#[doc(hidden)]
+pub mod frames;
 mod http1;
 mod http2;
 pub mod offence;
