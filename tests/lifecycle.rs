@@ -43,6 +43,16 @@ fn init_containers_run_one_after_another_and_containers_in_order() {
     .status(1);
 }
 
+/// Port 80 is an app's of any user, as in a container.
+#[test]
+fn whoever_waits_in_vain_is_told_what_the_last_probe_said() {
+    let pod = "    containers:\n      - {name: web, app: {http: 80}, readinessProbe: {httpGet: {path: /status/503, port: 80}}}\n";
+    let steps = "  - {name: never, wait: {ready: p, timeout: 500ms}}\n";
+    let ended = Lab::scenario(with(pod, steps)).status(4);
+    let words = "waited 500 ms for pod p to be ready; last seen: container web: readinessProbe failed: status 503; so far: ";
+    assert!(ended.stdout.contains(words), "{}", ended.stdout);
+}
+
 #[test]
 fn without_a_life_cycle_nothing_waits_and_nothing_restarts() {
     let steps = "  - {kill: {pod: p, process: web}}\n  - {wait: {exited: p/web}, expect: {restarts: {p/web: 0}, ready: {p: false}}}\n";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::scenario::lifecycle::{ContainerKind, Phase};
+use crate::scenario::lifecycle::{ContainerKind, Phase, ProbeKind};
 use crate::scenario::model::{Container, ContainerId, Gate, PodId, ProcessName, Scenario, Target, Workload};
 use crate::scenario::objects::Objects;
 use crate::within::within;
@@ -103,6 +103,8 @@ pub(super) struct Member {
     pub(super) backing_off: bool,
     /// It was stopped by a step, and waits for one that starts it.
     pub(super) stopped: bool,
+    /// The probe that was sent last failed: which one, and why.
+    pub(super) failed_probe: Option<(ProbeKind, String)>,
     /// A failed probe had it killed.
     pub(super) killed: bool,
     /// It has ended, and is not started again.
@@ -478,6 +480,20 @@ impl State {
         !known.kubelet.deleting
             && pod.containers.iter().zip(&known.containers).all(holds)
             && (pod.sidecar.is_none() || known.sidecar_ready)
+    }
+
+    /// Why a pod is not ready, as far as its containers' probes tell.
+    pub(super) fn failed_probes(&self, scenario: &Scenario, id: PodId) -> Vec<String> {
+        let all = scenario.pod(id).containers.iter().zip(&self.pod(id).containers);
+        all.filter_map(|(container, state)| {
+            let (kind, why) = state.member.failed_probe.as_ref()?;
+            Some(format!(
+                "container {}: {} failed: {why}",
+                container.name,
+                kind.name()
+            ))
+        })
+        .collect()
     }
 }
 

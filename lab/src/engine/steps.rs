@@ -311,8 +311,10 @@ async fn wait(lab: &Rc<Lab>, event: &Event, limit: Duration) -> Result<Done, Str
         Event::Ready(pod) => {
             let ready = |state: &State| state.ready(&lab.scenario, *pod);
             let missing = |state: &State| {
-                let known = state.unsettled(&lab.scenario, *pod).join("; ");
-                format!("{known}; so far: {}", state.pod(*pod).events.join(", "))
+                let mut known = state.unsettled(&lab.scenario, *pod);
+                known.extend(state.failed_probes(&lab.scenario, *pod));
+                known.push(format!("so far: {}", state.pod(*pod).events.join(", ")));
+                known.join("; ")
             };
             let what = format!("pod {} to be ready", pod_name(pod));
             until(lab, limit, &what, ready, missing).await?;
@@ -337,8 +339,10 @@ async fn wait(lab: &Rc<Lab>, event: &Event, limit: Duration) -> Result<Done, Str
         Event::Phase(pod, phase) => {
             let is = |state: &State| state.phase(&lab.scenario, *pod) == *phase;
             let last = |state: &State| {
-                let phase = state.phase(&lab.scenario, *pod).name();
-                format!("{phase}; so far: {}", state.pod(*pod).events.join(", "))
+                let mut known = vec![state.phase(&lab.scenario, *pod).name().to_owned()];
+                known.extend(state.failed_probes(&lab.scenario, *pod));
+                known.push(format!("so far: {}", state.pod(*pod).events.join(", ")));
+                known.join("; ")
             };
             let what = format!("pod {} to be {}", pod_name(pod), phase.name());
             until(lab, limit, &what, is, last).await?;

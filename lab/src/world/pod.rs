@@ -195,6 +195,8 @@ fn set_sysctls(space: &PodSpace) -> Result<(), Error> {
         for name in ["ipv4/conf/all/rp_filter", "ipv4/conf/default/rp_filter"] {
             sysctl::set(name, "0")?;
         }
+        // As container runtimes have it (containerd 2's `enable_unprivileged_ports`): an app of any user may have port 80.
+        sysctl::set("ipv4/ip_unprivileged_port_start", "0")?;
         if space.ips.v6().is_some() {
             ipv6::enable()
         } else {

@@ -135,7 +135,21 @@ async fn pass(lab: &Lab, time: Duration) {
     }
 }
 
+/// Sends one, and keeps why it failed, for whoever waits in vain.
 async fn send(lab: &Rc<Lab>, target: Target, kind: ProbeKind, probe: &Probe) -> Result<(), String> {
+    let ended = ask(lab, target, kind, probe).await;
+    let failure = ended.as_ref().err().map(|why| (kind, why.clone()));
+    if lab
+        .watched
+        .read(|state| state.member(target).failed_probe != failure)
+    {
+        lab.watched
+            .change(|state| state.member_mut(target).failed_probe = failure);
+    }
+    ended
+}
+
+async fn ask(lab: &Rc<Lab>, target: Target, kind: ProbeKind, probe: &Probe) -> Result<(), String> {
     // Not while a step's connections are followed: what a probe causes would count as the step's.
     let _quiet = lab.quiet.read().await;
     let limit = lab.scaled(probe.timeout).max(SHORTEST);
