@@ -4,7 +4,7 @@ use crate::scenarios::TRUTH;
 use crate::support::{Lab, root};
 
 /// Istio's chains as its nftables layout spells them.
-fn in_nft(leg: &str) -> String {
+pub(crate) fn in_nft(leg: &str) -> String {
     let hops: Vec<String> = leg
         .split(" -> ")
         .map(|hop| match hop.strip_prefix("ISTIO_") {

@@ -1,5 +1,6 @@
 //! DNS capture on the real binary: what the agent answers, what it passes on, and by which rules.
 
+use crate::backends::in_nft;
 use crate::support::Lab;
 
 /// What every leg to and from `lo` passes beside the rules that decide.
@@ -266,6 +267,32 @@ fn capture_brings_rules_to_life() {
         .map(|each| each["position"].as_u64().unwrap())
         .collect();
     assert_eq!(dead, [6], "{document:#}");
+}
+
+/// nftables' rules and IPv6's are those of iptables and IPv4, at the same places where they stand in tables of their own.
+#[test]
+fn capture_is_the_same_in_either_back_end_and_family() {
+    for proxy in ["--proxy=builtin", "--proxy=envoy"] {
+        let usual = Lab::shipped("interception/dns-capture.yaml").arg(proxy).status(0);
+        let others = Lab::shipped("interception/dns-capture-everywhere.yaml")
+            .arg(proxy)
+            .status(0);
+        for step in [
+            "UDP: the agent answers for a service",
+            "TCP: the agent answers for a service",
+            "UDP: what istiod does not have is passed on",
+            "TCP: what istiod does not have is passed on, by TCP",
+            "Type 2: local pod -> remote pod",
+        ] {
+            let legs = usual.legs(step, "shop");
+            assert!(!legs.is_empty(), "{step}");
+            let in_ipv6 = others.legs(&format!("{step}; iptables, IPv6"), "ip6-shop");
+            assert_eq!(in_ipv6, legs, "{step}, {proxy}");
+            let of_nft: Vec<String> = legs.iter().map(|leg| in_nft(leg)).collect();
+            let seen = others.legs(&format!("{step}; nftables, IPv4"), "nft-shop");
+            assert_eq!(seen, of_nft, "{step}, {proxy}");
+        }
+    }
 }
 
 /// A sidecar of UID 0 and GID 1337: the rules for the group, #5 and #7, in the place of those for the user.
