@@ -220,6 +220,26 @@ fn each_family_of_a_pod_with_both_with_envoy() {
     check_dual("--proxy=envoy");
 }
 
+/// nft's one table has the rules that name an address twice, IPv4's first.
+#[test]
+fn each_family_of_a_pod_with_both_by_nftables() {
+    for proxy in ["--proxy=builtin", "--proxy=envoy"] {
+        let ended = Lab::shipped("interception/dual-stack-nftables.yaml")
+            .arg(proxy)
+            .status(0);
+        for (family, number) in [("IPv4", 1), ("IPv6", 2)] {
+            assert_eq!(
+                ended.legs(&format!("Type 1, {family}: remote"), "web-v1"),
+                [
+                    "PREROUTING -> istio-inbound#5 -> istio-in-redirect#1 -> INPUT -> sidecar:15006"
+                        .to_owned(),
+                    format!("sidecar -> OUTPUT -> istio-output#{number} -> POSTROUTING -> web:8080"),
+                ]
+            );
+        }
+    }
+}
+
 /// What `/proc/net/if_inet6` has of `eth0`: address, index, prefix length, scope, flags.
 fn eth0(families: &str) -> Vec<String> {
     let text = format!(
