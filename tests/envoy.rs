@@ -121,7 +121,7 @@ fn a_killed_envoy_is_started_again_by_its_agent() {
 #[test]
 fn envoy_ends_with_its_agent_and_comes_back_with_it() {
     let steps = "  - {kill: {pod: web-v1, process: agent}}\n\
-        \x20 - {request: {from: client, url: 'http://${web-v1.ip}:8080/'}, expect: {eventually: {within: 2s}, outcome: connection-refused}}\n\
+        \x20 - {request: {from: client, url: 'http://${web-v1.ip}:8080/'}, expect: {eventually: {within: 10s}, outcome: connection-refused}}\n\
         \x20 - {start: {pod: web-v1, process: agent}}\n";
     Lab::scenario(held("", &format!("{steps}{GET}"))).status(0);
 }

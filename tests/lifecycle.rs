@@ -150,9 +150,34 @@ fn a_link_that_is_down_reaches_nobody() {
 
 /// A kernel without netem says so by name; one that has it is late.
 #[test]
+fn netem_that_is_not_there_can_be_taken_away() {
+    let steps = "  - {netem: {pod: p}}\n  - {request: {from: client, url: 'http://${p.ip}:8080/'}, expect: {status: 200}}\n";
+    Lab::scenario(with(
+        &format!("    sidecar: false\n    containers: [{WEB}}}]\n"),
+        steps,
+    ))
+    .status(0);
+    let ended = Lab::scenario(with(
+        &format!("    containers: [{WEB}}}]\n"),
+        "  - {netem: {pod: p, jitter: 5ms}}\n",
+    ))
+    .status(2);
+    assert!(
+        ended.stderr.contains("a delay cannot vary by more than it is"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
 fn netem_delays_or_says_what_the_kernel_lacks() {
+    // The lab drops what does not arrive, so nobody misses it.
     let steps = "  - {name: delay, netem: {pod: p, delay: 300ms}}\n\
-        \x20 - {request: {from: client, url: 'http://${p.ip}:8080/', timeout: 100ms}, expect: {outcome: timeout}}\n";
+        \x20 - {request: {from: client, url: 'http://${p.ip}:8080/', timeout: 100ms}, expect: {outcome: timeout}}\n\
+        \x20 - {netem: {pod: p, loss: 100%}}\n\
+        \x20 - {request: {from: client, url: 'http://${p.ip}:8080/', timeout: 100ms}, expect: {outcome: timeout}}\n\
+        \x20 - {netem: {pod: p}}\n\
+        \x20 - {request: {from: client, url: 'http://${p.ip}:8080/'}, expect: {status: 200}}\n";
     let lab = Lab::scenario(with(
         &format!("    sidecar: false\n    containers: [{WEB}}}]\n"),
         steps,

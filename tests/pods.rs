@@ -192,3 +192,38 @@ fn a_sidecar_opens_its_ports_when_the_last_resource_type_has_come() {
         Lab::scenario(text.replace("    labels: {app: web}\n", &held)).status(0);
     }
 }
+
+/// Whichever of a pod's files the machine has not, the pod has them all.
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test makes a machine whose /etc lacks some files"
+)]
+fn a_pod_has_its_files_where_the_machine_has_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("files.yaml");
+    let check = "grep -q 10.96.0.10 /etc/resolv.conf && grep -q '^a$' /etc/hostname && grep -q localhost /etc/hosts && test -s /etc/passwd";
+    let text = format!(
+        "name: files\npods: [{{name: a, sidecar: false, containers: [{{name: a}}]}}]\n\
+         steps: [{{exec: {{from: a, command: [sh, -c, \"{check}\"]}}}}]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let without = "cp -a /etc \"$2\"; shift 1; etc=$1; shift 1; for name; do rm -f \"$etc/$name\"; done; mount --bind \"$etc\" /etc; exec \"$0\" run \"$FILE\"";
+    for names in [
+        &["hostname"][..],
+        &["nsswitch.conf"],
+        &["resolv.conf"],
+        &["resolv.conf", "hosts", "hostname", "nsswitch.conf"],
+    ] {
+        let etc = dir.path().join(names.concat());
+        let output = std::process::Command::new("unshare")
+            .args(["--mount", "sh", "-ec", without, env!("CARGO_BIN_EXE_lab"), "-"])
+            .arg(&etc)
+            .args(names)
+            .env("FILE", &file)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{names:?}: {said}");
+    }
+}

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 
 use super::lab::Lab;
 use super::life;
+use super::state::CutOff;
 use crate::net::link;
 use crate::net::segment::Connection;
 use crate::scenario::model::{Impairment, PodId, Power, RulesRerun, Target};
@@ -62,9 +63,9 @@ pub(super) async fn set_link(lab: &Lab, id: PodId, power: Power) -> Result<(), S
     let links = lab.node.links();
     let said = |error: link::Error| super::chain(&error);
     let index = links.index(&link_name(id)).await.map_err(said)?;
-    lab.observer
-        .cut_off(&lab.scenario.pod(id).name, power == Power::Down)
-        .map_err(|error| super::chain(&error))?;
+    lab.watched
+        .change(|state| state.pod_mut(id).cut_off.link = power == Power::Down);
+    tell_cut_off(lab, id)?;
     match power {
         Power::Down => links.down(index).await.map_err(said),
         Power::Up => {
@@ -81,17 +82,32 @@ pub(super) async fn set_link(lab: &Lab, id: PodId, power: Power) -> Result<(), S
     }
 }
 
+/// Nobody waits for what cannot arrive: the link is down, or all is lost.
+fn tell_cut_off(lab: &Lab, id: PodId) -> Result<(), String> {
+    let is_cut_off = lab.watched.read(|state| {
+        let CutOff { link, loss } = state.pod(id).cut_off;
+        link || loss
+    });
+    lab.observer
+        .cut_off(&lab.scenario.pod(id).name, is_cut_off)
+        .map_err(|error| super::chain(&error))
+}
+
 /// Delays and drops what the node sends to a pod; nothing of both lets everything pass again.
 pub(super) async fn netem(lab: &Lab, id: PodId, impairment: &Impairment) -> Result<(), String> {
     let links = lab.node.links();
     let said = |error: link::Error| super::chain(&error);
     let index = links.index(&link_name(id)).await.map_err(said)?;
     let Impairment { delay, jitter, loss } = *impairment;
-    if delay.is_zero() && loss == 0.0 {
-        links.mend(index).await.map_err(said)
+    let done = if delay.is_zero() && loss == 0.0 {
+        links.mend(index).await
     } else {
-        links.impair(index, delay, jitter, loss).await.map_err(said)
-    }
+        links.impair(index, delay, jitter, loss).await
+    };
+    done.map_err(said)?;
+    lab.watched
+        .change(|state| state.pod_mut(id).cut_off.loss = loss >= 1.0);
+    tell_cut_off(lab, id)
 }
 
 /// Sends, from a process's pod, a segment of its connection to this port that is out of the connection's window.

@@ -36,9 +36,20 @@ pub(super) struct State {
     pub(super) failure: Option<String>,
 }
 
+/// Why nothing that is sent to a pod arrives.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct CutOff {
+    /// Its link is down.
+    pub(super) link: bool,
+    /// netem drops all.
+    pub(super) loss: bool,
+}
+
 /// What is known of a pod.
 #[derive(Debug, Default)]
 pub(super) struct PodState {
+    /// Whether anything that is sent to it arrives.
+    pub(super) cut_off: CutOff,
     /// The rules are installed.
     pub(super) rules: bool,
     /// The agent.

@@ -41,7 +41,14 @@ impl Links {
     pub async fn mend(&self, index: u32) -> Result<(), Error> {
         let what = format!("removing netem from link {index}");
         let message = RouteNetlinkMessage::DelQueueDiscipline(root(index));
-        self.ask(what, message, 0).await
+        match self.ask(what, message, 0).await {
+            // There was none.
+            Err(Error::Request {
+                source: rtnetlink::Error::NetlinkError(error),
+                ..
+            }) if error.raw_code() == -libc::ENOENT => Ok(()),
+            done => done,
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Mount namespaces: private ones for the lab, and one for each pod with files of its own.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -172,9 +174,7 @@ fn build_pod_namespace(pod: &PodFiles<'_>, netns: &NetNs, dir: &Path) -> Result<
     nix::sched::unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS)
         .map_err(|errno| failed(errno.into()))?;
     make_private()?;
-    for (path, content) in pod.files {
-        overlay_file(Path::new(path), content, dir)?;
-    }
+    put_files(pod.files, dir)?;
     for path in ["/tmp", "/dev/shm"].map(Path::new) {
         if path.is_dir() {
             tmpfs(path, "1777")?;
@@ -185,41 +185,55 @@ fn build_pod_namespace(pod: &PodFiles<'_>, netns: &NetNs, dir: &Path) -> Result<
     Ok(file.into())
 }
 
-/// Puts a file in another's place, for this namespace alone. A symbolic link (systemd's resolv.conf) is followed to
-/// what it names, which is what programs would open; where nothing is there, nothing can be put in its place.
-fn overlay_file(target: &Path, content: &str, dir: &Path) -> Result<(), Error> {
-    let name = target.file_name().unwrap_or_default();
-    let source = dir.join(name);
-    fs::write(&source, content).map_err(|error| Error::Make {
-        path: source.clone(),
-        source: error,
-    })?;
-    let Ok(target) = fs::canonicalize(target) else {
-        return overlay_dir(target, dir);
-    };
-    mounted(
-        "a pod's file",
-        Some(&source),
-        &target,
-        None,
-        MsFlags::MS_BIND,
-        None,
-    )
+/// Puts files in the place of others, for this namespace alone. A symbolic link (systemd's resolv.conf) is followed to what it
+/// names, which is what programs would open. Files that are not there come first: what covers their directory covers
+/// whatever was put into it before.
+fn put_files(files: &[(&str, String)], dir: &Path) -> Result<(), Error> {
+    let mut missing: BTreeMap<&Path, Vec<&OsStr>> = BTreeMap::new();
+    for (path, content) in files {
+        let target = Path::new(path);
+        let (parent, name) = (target.parent(), target.file_name());
+        let (Some(parent), Some(name)) = (parent, name) else {
+            continue;
+        };
+        let source = dir.join(name);
+        fs::write(&source, content).map_err(|error| Error::Make {
+            path: source.clone(),
+            source: error,
+        })?;
+        if fs::canonicalize(target).is_err() {
+            missing.entry(parent).or_default().push(name);
+        }
+    }
+    for (parent, names) in &missing {
+        overlay_dir(parent, names, dir)?;
+    }
+    for (path, _) in files {
+        let target = Path::new(path);
+        let name = target.file_name().unwrap_or_default();
+        let is_covered = missing.values().flatten().any(|covered| *covered == name);
+        if let (false, Ok(target)) = (is_covered, fs::canonicalize(target)) {
+            let source = dir.join(name);
+            let what = "a pod's file";
+            mounted(what, Some(&source), &target, None, MsFlags::MS_BIND, None)?;
+        }
+    }
+    Ok(())
 }
 
-/// For a file that is not there: its directory is covered by a tmpfs that holds the directory's entries and the file.
-fn overlay_dir(target: &Path, dir: &Path) -> Result<(), Error> {
-    let parent = target.parent().unwrap_or(Path::new("/"));
-    let name = target.file_name().unwrap_or_default();
-    let staged = dir.join("overlay").join(name);
+/// For files that are not there: their directory is covered by an overlay that has its entries and them.
+fn overlay_dir(parent: &Path, names: &[&OsStr], dir: &Path) -> Result<(), Error> {
+    let staged = dir.join("overlay").join(parent.file_name().unwrap_or_default());
     let (upper, work) = (staged.join("upper"), staged.join("work"));
     make_dir(&upper)?;
     make_dir(&work)?;
-    let copied = upper.join(name);
-    fs::copy(dir.join(name), &copied).map_err(|source| Error::Make {
-        path: copied.clone(),
-        source,
-    })?;
+    for name in names {
+        let copied = upper.join(name);
+        fs::copy(dir.join(name), &copied).map_err(|source| Error::Make {
+            path: copied.clone(),
+            source,
+        })?;
+    }
     let options = format!(
         "lowerdir={},upperdir={},workdir={}",
         parent.display(),

@@ -67,14 +67,15 @@ fn netem(reader: &Reader<'_>, at: At<'_>, names: &Names<'_>) -> Option<Action> {
             .unwrap_or(Duration::ZERO)
     };
     let loss = fields.get("loss").map_or(Some(0.0), |at| share(reader, at))?;
-    Some(Action::Netem(
-        pod,
-        Impairment {
-            delay: time("delay"),
-            jitter: time("jitter"),
-            loss,
-        },
-    ))
+    let (delay, jitter) = (time("delay"), time("jitter"));
+    if let Some(at) = fields.get("jitter").filter(|_| delay < jitter) {
+        reader.wrong(
+            &at,
+            "a delay cannot vary by more than it is",
+            "write a `delay` that is as long at least",
+        );
+    }
+    Some(Action::Netem(pod, Impairment { delay, jitter, loss }))
 }
 
 /// `10%`.
