@@ -143,6 +143,7 @@ fn container(
 #[cfg(test)]
 mod tests {
     use crate::scenario::parse;
+    use crate::scenario::tests::refused_in;
 
     const GOOD: &str = r#"
 services: [{name: late, hold: true, ports: [{port: 80}], selector: {app: a}}]
@@ -204,13 +205,7 @@ steps:
                 "several things to wait for",
             ),
         ] {
-            let text = GOOD.replacen(from, to, 1);
-            assert_ne!(text, GOOD, "{from}");
-            let said = match parse("f.yaml", &text) {
-                Ok(_) => panic!("`{to}` was taken"),
-                Err(mistakes) => anstream::adapter::strip_str(&mistakes.render()).to_string(),
-            };
-            assert!(said.contains(wanted), "`{to}`: no `{wanted}` in\n{said}");
+            refused_in(GOOD, from, to, wanted);
         }
     }
 }

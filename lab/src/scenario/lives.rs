@@ -400,6 +400,7 @@ mod tests {
     use crate::scenario::lifecycle::{Handler, InitStep, RestartPolicy, StartOrder};
     use crate::scenario::model::ProcessName;
     use crate::scenario::parse;
+    use crate::scenario::tests::refused_in;
 
     const GOOD: &str = r#"
 clock: {scale: 0.01}
@@ -548,13 +549,7 @@ steps:
                 "is none of: Always",
             ),
         ] {
-            let text = GOOD.replacen(from, to, 1);
-            assert_ne!(text, GOOD, "{from}");
-            let said = match parse("a.yaml", &text) {
-                Ok(_) => panic!("`{to}` was taken"),
-                Err(mistakes) => anstream::adapter::strip_str(&mistakes.render()).to_string(),
-            };
-            assert!(said.contains(wanted), "no `{wanted}` in\n{said}");
+            refused_in(GOOD, from, to, wanted);
         }
     }
 }

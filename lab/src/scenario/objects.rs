@@ -206,6 +206,7 @@ fn one<'v>(
 mod tests {
     use super::*;
     use crate::scenario::parse;
+    use crate::scenario::tests::refused_in;
 
     const GOOD: &str = r"
 services:
@@ -304,13 +305,7 @@ steps:
                 "it is for one of pod",
             ),
         ] {
-            let text = GOOD.replacen(from, to, 1);
-            assert_ne!(text, GOOD, "{from}");
-            let said = match parse("f.yaml", &text) {
-                Ok(_) => panic!("`{to}` was taken"),
-                Err(mistakes) => anstream::adapter::strip_str(&mistakes.render()).to_string(),
-            };
-            assert!(said.contains(wanted), "`{to}`: no `{wanted}` in\n{said}");
+            refused_in(GOOD, from, to, wanted);
         }
     }
 }

@@ -59,21 +59,29 @@ fn a_good_file_is_read_whole() {
     assert_eq!(scenario.steps[0].location.line, 22);
 }
 
-/// Replaces a part of the good file, and wants this said, at this line.
+/// Replaces a part of a good file, and wants this said; gives the text and all that was said.
 #[track_caller]
-fn refused(part: &str, by: &str, wanted: &str) {
-    assert!(GOOD.contains(part), "{part}");
-    let text = GOOD.replacen(part, by, 1);
+pub(super) fn refused_in(good: &str, part: &str, by: &str, wanted: &str) -> (String, String) {
+    assert!(good.contains(part), "{part}");
+    let text = good.replacen(part, by, 1);
+    assert_ne!(text, good, "{part}");
     let said = match parse("x.yaml", &text) {
         Ok(_) => panic!("`{by}` was taken"),
         Err(mistakes) => anstream::adapter::strip_str(&mistakes.render()).to_string(),
     };
+    assert!(said.contains(wanted), "`{by}`: no `{wanted}` in\n{said}");
+    (text, said)
+}
+
+/// The same of the good file of these tests, and at this line.
+#[track_caller]
+fn refused(part: &str, by: &str, wanted: &str) {
+    let (text, said) = refused_in(GOOD, part, by, wanted);
     let line = text
         .lines()
         .position(|line| line.contains(by.lines().next().unwrap_or_default()))
         .unwrap()
         + 1;
-    assert!(said.contains(wanted), "no `{wanted}` in\n{said}");
     assert!(said.contains(&format!("x.yaml:{line}:")), "line {line}:\n{said}");
 }
 
@@ -334,12 +342,7 @@ fn mistakes_in_raw_exchanges_are_told() {
             "a route of `rawHttp` without `raw`",
         ),
     ] {
-        assert!(RAW.contains(part), "{part}");
-        let said = match parse("x.yaml", &RAW.replacen(part, by, 1)) {
-            Ok(_) => panic!("`{by}` was taken"),
-            Err(mistakes) => anstream::adapter::strip_str(&mistakes.render()).to_string(),
-        };
-        assert!(said.contains(wanted), "no `{wanted}` in\n{said}");
+        refused_in(RAW, part, by, wanted);
     }
 }
 
