@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+
+use nix::fcntl::readlinkat;
 
 use crate::net::netns::NetNs;
 
@@ -66,7 +68,21 @@ pub(super) struct Sockets {
     processes: Vec<(u32, Role)>,
     /// The users of these processes, for when they have ended: none of them can change its own.
     users: HashMap<u32, u32>,
-    held: HashMap<u32, (PathBuf, Owner)>,
+    /// By inode.
+    held: HashMap<u32, Held>,
+}
+
+/// A socket that a process held when it was last looked at.
+#[derive(Debug)]
+struct Held {
+    by: Descriptor,
+    owner: Owner,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Descriptor {
+    pid: u32,
+    number: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -181,9 +197,9 @@ impl Sockets {
         let held = self
             .held
             .get(&found.inode)
-            .filter(|(path, _)| is_socket(path, found.inode));
-        if let Some((_, owner)) = held {
-            return Some(owner.clone());
+            .filter(|held| held.by.is_socket(found.inode));
+        if let Some(held) = held {
+            return Some(held.owner.clone());
         }
         // Whose descendants are whose takes long to find out, and hardly ever matters.
         if let Some(owner) = self.holder(&self.processes.clone(), found.inode) {
@@ -205,11 +221,13 @@ impl Sockets {
                 evidence: Evidence::Descriptor,
             };
             let mut is_it = false;
-            for (path, held) in sockets_of(*pid) {
+            for (number, held) in sockets_of(*pid) {
                 is_it |= held == inode;
+                let by = Descriptor { pid: *pid, number };
                 let known = self.held.get(&held);
-                if known.is_none_or(|(path, _)| !is_socket(path, held)) {
-                    self.held.insert(held, (path, owner.clone()));
+                if known.is_none_or(|known| known.by != by && !known.by.is_socket(held)) {
+                    let owner = owner.clone();
+                    self.held.insert(held, Held { by, owner });
                 }
             }
             if is_it {
@@ -282,22 +300,27 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The sockets among a process's descriptors.
-fn sockets_of(pid: u32) -> Vec<(PathBuf, u32)> {
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+/// The sockets among a process's descriptors: their numbers and inodes.
+fn sockets_of(pid: u32) -> Vec<(u32, u32)> {
+    let place = format!("/proc/{pid}/fd");
+    // The links are read from the open directory: finding the process again for each would take twice as long.
+    let (Ok(directory), Ok(descriptors)) = (File::open(&place), std::fs::read_dir(&place)) else {
         return Vec::new();
     };
     let socket = |entry: std::io::Result<std::fs::DirEntry>| {
-        let path = entry.ok()?.path();
-        let target = std::fs::read_link(&path).ok()?;
+        let name = entry.ok()?.file_name();
+        let target = readlinkat(&directory, name.as_os_str()).ok()?;
         let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
-        Some((path, inode.parse().ok()?))
+        Some((name.to_str()?.parse().ok()?, inode.parse().ok()?))
     };
     descriptors.filter_map(socket).collect()
 }
 
-fn is_socket(path: &Path, inode: u32) -> bool {
-    std::fs::read_link(path).is_ok_and(|target| target.as_os_str() == format!("socket:[{inode}]").as_str())
+impl Descriptor {
+    fn is_socket(self, inode: u32) -> bool {
+        let target = std::fs::read_link(format!("/proc/{}/fd/{}", self.pid, self.number));
+        target.is_ok_and(|target| target.as_os_str() == format!("socket:[{inode}]").as_str())
+    }
 }
 
 /// `struct inet_diag_req_v2`.
