@@ -53,6 +53,9 @@ pub struct AgentArgs {
     /// How long connections of what is gone from the configuration go on (`drainDuration`)
     #[arg(long, default_value_t = DRAIN_TIME)]
     pub drain_time_s: u64,
+    /// How long connections may be idle, as the control plane is told (`ISTIO_META_IDLE_TIMEOUT`)
+    #[arg(long)]
+    pub idle_timeout: Option<String>,
     /// How long the data plane goes on after SIGTERM (`terminationDrainDuration`)
     #[arg(long, default_value_t = 0)]
     pub termination_drain_ms: u64,
@@ -94,6 +97,9 @@ pub struct DataPlaneArgs {
     /// How long connections of what is gone from the configuration go on
     #[arg(long, default_value_t = DRAIN_TIME)]
     pub drain_time_s: u64,
+    /// How long connections may be idle, as the control plane is told
+    #[arg(long)]
+    pub idle_timeout: Option<String>,
 }
 
 impl DataPlaneArgs {
@@ -101,6 +107,7 @@ impl DataPlaneArgs {
         Bootstrap {
             concurrency: self.concurrency,
             interception_mode: self.interception_mode,
+            idle_timeout: self.idle_timeout.clone(),
             drain_time: Duration::from_secs(self.drain_time_s),
             ..Bootstrap::of_pod(&self.node_id, &self.instance_ips)
         }

@@ -234,10 +234,16 @@ async fn run(
         NetworkFilter::Tcp(config) => {
             tcp::serve(&proxy, config, &chain, downstream, id, stream, prefix).await;
         }
-        NetworkFilter::Http(_) => {
+        NetworkFilter::Http(config) => {
             // Which HTTP it is shows in the first bytes; a client of HTTP always speaks first.
             while could_be_http2(&prefix) {
-                if fill(&mut stream, &mut prefix).await? == 0 {
+                let idle = config.idle_timeout.filter(|_| prefix.is_empty());
+                let Ok(filled) = at_most(idle, "a client's first bytes", fill(&mut stream, &mut prefix)).await
+                else {
+                    config.stats(&proxy.stats).cx_idle_timeout.inc();
+                    return Ok(());
+                };
+                if filled? == 0 {
                     return Ok(());
                 }
             }

@@ -1,15 +1,19 @@
 //! Bytes passed between two sockets: in both directions until both have ended, or the rest of a long body in one. What
 //! comes fast passes inside the kernel, by a pipe for each direction (splice(2)), and is never copied to this process.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::drain::Drain;
+use crate::within::at;
 
 /// The most that is moved at once; also the size that the pipe is asked to have.
 const ROOM: usize = 256 * 1024;
@@ -32,6 +36,8 @@ pub(crate) enum Ended {
     HostReset,
     /// The time of the filter chain was over.
     Cut,
+    /// No byte passed for too long.
+    Idle,
 }
 
 /// What passed.
@@ -45,13 +51,14 @@ pub(crate) struct Passed {
     pub ended: Ended,
 }
 
-/// Passes bytes until both sides have ended. What was read ahead of either side goes first.
+/// Passes bytes until both sides have ended, or none has passed for `idle`. What was read ahead of either side goes first.
 pub(crate) async fn both_ways(
     mut client: TcpStream,
     client_ahead: BytesMut,
     mut host: TcpStream,
     host_ahead: BytesMut,
     drain: &Drain,
+    idle: Option<Duration>,
 ) -> Passed {
     let mut passed = Passed {
         to_host: length(&client_ahead),
@@ -67,9 +74,14 @@ pub(crate) async fn both_ways(
         return passed;
     }
     drop((client_ahead, host_ahead));
-    let (mut to_host, mut to_client) = (0, 0);
-    let up = async { one_way(&client, &host, &mut to_host).await };
-    let down = async { one_way(&host, &client, &mut to_client).await };
+    let (to_host, to_client) = (Cell::new(0), Cell::new(0));
+    let last = Cell::new(Instant::now());
+    let count = |passed: &Cell<u64>, more: u64| {
+        passed.set(passed.get() + more);
+        last.set(Instant::now());
+    };
+    let up = async { one_way(&client, &host, |more| count(&to_host, more)).await };
+    let down = async { one_way(&host, &client, |more| count(&to_client, more)).await };
     let both = async {
         tokio::try_join!(
             async {
@@ -87,22 +99,37 @@ pub(crate) async fn both_ways(
         biased;
         ended = both => ended,
         () = drain.over() => Ended::Cut,
+        () = silence(&last, idle) => Ended::Idle,
     };
-    passed.to_host += to_host;
-    passed.to_client += to_client;
+    passed.to_host += to_host.get();
+    passed.to_client += to_client.get();
     // A reset is passed on as one.
     match passed.ended {
         Ended::HostReset => reset(&client),
         Ended::ClientReset => reset(&host),
-        Ended::Both | Ended::Client | Ended::Host | Ended::Cut => {}
+        Ended::Both | Ended::Client | Ended::Host | Ended::Cut | Ended::Idle => {}
     }
     passed
+}
+
+/// Ends when it is so long since the last byte.
+async fn silence(last: &Cell<Instant>, idle: Option<Duration>) {
+    let Some(idle) = idle else {
+        return std::future::pending().await;
+    };
+    loop {
+        let moment = last.get() + idle;
+        if moment <= Instant::now() {
+            return;
+        }
+        at(moment).await;
+    }
 }
 
 /// Makes the close of this connection a reset (socket(7), `SO_LINGER`).
 pub(crate) fn reset(stream: &TcpStream) {
     // A connection that is gone needs none.
-    drop(socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)));
+    drop(socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)));
 }
 
 fn length(bytes: &BytesMut) -> u64 {
@@ -138,9 +165,9 @@ impl Broke {
     }
 }
 
-async fn one_way(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> Result<(), Broke> {
-    if copied(from, to, moved).await? == Pace::Fast {
-        spliced(from, to, u64::MAX, |more| *moved += more).await?;
+async fn one_way(from: &TcpStream, to: &TcpStream, moved: impl Fn(u64)) -> Result<(), Broke> {
+    if copied(from, to, &moved).await? == Pace::Fast {
+        spliced(from, to, u64::MAX, &moved).await?;
     }
     // The other side learns that nothing more comes; what comes back still does.
     let to = socket2::SockRef::from(to);
@@ -156,7 +183,7 @@ enum Pace {
     Fast,
 }
 
-async fn copied(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> Result<Pace, Broke> {
+async fn copied(from: &TcpStream, to: &TcpStream, moved: impl Fn(u64)) -> Result<Pace, Broke> {
     let mut buffer: Option<Box<[u8]>> = None;
     loop {
         // A connection that is silent has no buffer.
@@ -181,7 +208,7 @@ async fn copied(from: &TcpStream, to: &TcpStream, moved: &mut u64) -> Result<Pac
                 Err(_) => return Err(Broke::Writing),
             }
         }
-        *moved += u64::try_from(taken).unwrap_or(0);
+        moved(u64::try_from(taken).unwrap_or(0));
         if taken == SMALL {
             return Ok(Pace::Fast);
         }

@@ -119,7 +119,7 @@ async fn pass(
         }
     };
     (outcome.local, outcome.upstream_id) = (Some(link.local), Some(link.id));
-    let passed = splice::both_ways(client, prefix, upstream, BytesMut::new(), &chain.drain).await;
+    let passed = splice::both_ways(client, prefix, upstream, BytesMut::new(), &chain.drain, config.idle_timeout).await;
     (outcome.received, outcome.sent) = (passed.to_host, passed.to_client);
     cluster.stats.cx_tx_bytes.add(passed.to_host);
     cluster.stats.cx_rx_bytes.add(passed.to_client);
@@ -128,6 +128,7 @@ async fn pass(
         Ended::Client => outcome.flags.set(Flags::DOWNSTREAM_CONNECTION_TERMINATION),
         Ended::ClientReset => outcome.flags.set(Flags::DOWNSTREAM_REMOTE_RESET),
         Ended::HostReset => outcome.flags.set(Flags::UPSTREAM_REMOTE_RESET),
+        Ended::Idle => config.stats(&proxy.stats).idle_timeout.inc(),
         Ended::Both | Ended::Host | Ended::Cut => {}
     }
     outcome

@@ -42,6 +42,12 @@ pub async fn until<F: Future>(deadline: tokio::time::Instant, future: F) -> Opti
     tokio::time::timeout_at(deadline, future).await.ok()
 }
 
+/// Ends at that moment.
+pub async fn at(moment: tokio::time::Instant) {
+    #[expect(clippy::disallowed_methods, reason = "a limit on silence is time, not an event")]
+    tokio::time::sleep_until(moment).await;
+}
+
 /// Lets a time pass that a back-off asks for.
 pub async fn back_off(pause: Duration) {
     #[expect(clippy::disallowed_methods, reason = "a back-off is time, not an event")]

@@ -3,18 +3,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node};
+use envoy_types::pb::envoy::config::core::v3::ControlPlane;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::kind::Kind;
-use super::listeners::Interception;
+use super::metadata::Metadata;
 use super::mesh::{ConnectionId, Current, Mesh};
 use super::registry::{Proxy, Report};
 use super::session::{self, Heard, Session};
@@ -86,7 +85,7 @@ struct Open {
     current: watch::Receiver<Current>,
     requests: Streaming<DiscoveryRequest>,
     proxy: Proxy,
-    interception: Interception,
+    metadata: Metadata,
     session: Session,
     id: ConnectionId,
     generation: u64,
@@ -111,8 +110,8 @@ impl Incoming {
         };
         let snapshot = self.first_state().await?;
         let proxy = known(&snapshot, &node.id)?;
-        let interception = interception(&node);
-        let wanted = Wanted::new(&snapshot, &proxy, interception);
+        let metadata = Metadata::of(&node);
+        let wanted = Wanted::new(&snapshot, &proxy, metadata);
         let id = self.mesh.connect(&proxy.node_id, &proxy.pod, peer);
         let mut open = Open {
             mesh: self.mesh,
@@ -121,7 +120,7 @@ impl Incoming {
             generation: snapshot.generation,
             session: Session::new(wanted),
             proxy,
-            interception,
+            metadata,
             id,
         };
         open.take_in(first);
@@ -181,7 +180,7 @@ impl Open {
         self.proxy = known(&snapshot, &self.proxy.node_id)?;
         self.generation = snapshot.generation;
         self.session
-            .replace(Wanted::new(&snapshot, &self.proxy, self.interception));
+            .replace(Wanted::new(&snapshot, &self.proxy, self.metadata));
         Ok(())
     }
 
@@ -229,19 +228,6 @@ fn known(snapshot: &Snapshot, node_id: &str) -> Result<Proxy, Status> {
             known.join(", ")
         ))
     })
-}
-
-/// As the node's metadata say (Istio, `NodeMetadata.InterceptionMode`).
-fn interception(node: &Node) -> Interception {
-    let mode = node
-        .metadata
-        .as_ref()
-        .and_then(|metadata| metadata.fields.get("INTERCEPTION_MODE"))
-        .and_then(|value| value.kind.as_ref());
-    match mode {
-        Some(ValueKind::StringValue(mode)) if mode == "TPROXY" => Interception::Tproxy,
-        _ => Interception::Redirect,
-    }
 }
 
 fn message(response: session::Response) -> DiscoveryResponse {

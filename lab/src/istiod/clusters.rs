@@ -21,6 +21,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 
+use super::filters;
 use super::inbound;
 use super::ip_mode::IpMode;
 use super::names::{
@@ -56,6 +57,7 @@ fn outbound(registry: &Registry) -> Vec<Cluster> {
     let mut clusters = Vec::new();
     for service in &registry.services {
         let subsets = service.subsets.iter().map(|(name, _)| name.as_str());
+        let idle = service.http_idle_ms.map(Duration::from_millis);
         let subsets: Vec<&str> = [""].into_iter().chain(subsets).collect();
         for port in &service.ports {
             for subset in &subsets {
@@ -66,7 +68,8 @@ fn outbound(registry: &Registry) -> Vec<Cluster> {
                         service_name: name.clone(),
                     }),
                     lb_policy: LbPolicy::LeastRequest.into(),
-                    ..cluster(name, DiscoveryType::Eds, Some(port.protocol))
+                    typed_extension_protocol_options: upstream_protocol(port.protocol, idle).unwrap_or_default(),
+                    ..cluster(name, DiscoveryType::Eds, None)
                 });
             }
         }
@@ -124,14 +127,15 @@ fn cluster(name: String, discovery: DiscoveryType, protocol: Option<Protocol>) -
         name,
         connect_timeout: Some(duration(CONNECT_TIMEOUT)),
         circuit_breakers: Some(no_circuit_breakers()),
-        typed_extension_protocol_options: protocol.and_then(upstream_protocol).unwrap_or_default(),
+        typed_extension_protocol_options: protocol.and_then(|it| upstream_protocol(it, None)).unwrap_or_default(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
         ..Cluster::default()
     }
 }
 
-/// What is spoken to the endpoints. A port that declares nothing gets what the client spoke.
-fn upstream_protocol(protocol: Protocol) -> Option<HashMap<String, Any>> {
+/// What is spoken to the endpoints, and how long a connection may be idle. A port that declares nothing gets what the
+/// client spoke.
+fn upstream_protocol(protocol: Protocol, idle: Option<Duration>) -> Option<HashMap<String, Any>> {
     let explicit = |config| {
         UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(config),
@@ -152,6 +156,7 @@ fn upstream_protocol(protocol: Protocol) -> Option<HashMap<String, Any>> {
         Protocol::Tcp => return None,
     };
     let options = pack_any(HttpProtocolOptions {
+        common_http_protocol_options: idle.map(filters::idle),
         upstream_protocol_options: Some(options),
         ..HttpProtocolOptions::default()
     });

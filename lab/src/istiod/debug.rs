@@ -190,7 +190,7 @@ mod tests {
     use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
     use tokio::sync::mpsc;
 
-    use super::super::listeners::Interception;
+    use super::super::metadata::Metadata;
     use super::super::session::Session;
     use super::super::snapshot::Wanted;
     use super::super::tests::bookinfo;
@@ -207,7 +207,7 @@ mod tests {
         mesh.set_state(1, bookinfo());
         let snapshot = mesh.snapshot().unwrap();
         let proxy = &snapshot.registry.proxies[0];
-        let mut session = Session::new(Wanted::new(&snapshot, proxy, Interception::Redirect));
+        let mut session = Session::new(Wanted::new(&snapshot, proxy, Metadata::default()));
         let id = mesh.connect(&proxy.node_id, &proxy.pod, None);
         session.request(Kind::Cds, DiscoveryRequest::default());
         session.next(&BTreeSet::new()).unwrap();

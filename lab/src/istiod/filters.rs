@@ -1,6 +1,9 @@
 //! The two network filters that every filter chain ends in: HTTP connection manager and TCP proxy.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
+use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
@@ -16,8 +19,9 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 use envoy_types::util::pack_any;
 
 use super::access_log;
+use super::metadata::View;
 use super::registry::Registry;
-use super::wire::{ads, no_limit, truth};
+use super::wire::{ads, duration, no_limit, truth};
 
 /// Where an HTTP connection manager has its routes from.
 #[derive(Debug)]
@@ -38,17 +42,18 @@ fn logs(registry: &Registry, listener: &str) -> Vec<AccessLog> {
 }
 
 /// An HTTP connection manager (Istio, `buildHTTPConnectionManager`), with the log of the listener that it is in.
-pub(super) fn http(registry: &Registry, listener: &str, stat_prefix: String, routing: Routing) -> Filter {
+pub(super) fn http(view: View<'_>, listener: &str, stat_prefix: String, routing: Routing) -> Filter {
     let manager = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         stat_prefix,
+        common_http_protocol_options: view.idle_timeout.map(idle),
         http_filters: vec![HttpFilter {
             name: "envoy.filters.http.router".to_owned(),
             config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Router::default()))),
             ..HttpFilter::default()
         }],
         server_name: "istio-envoy".to_owned(),
-        access_log: logs(registry, listener),
+        access_log: logs(view.registry, listener),
         use_remote_address: Some(truth(false)),
         generate_request_id: Some(truth(true)),
         // Otherwise the id that an application outside the mesh sent would be replaced, and its request lost sight of.
@@ -74,11 +79,20 @@ pub(super) fn http(registry: &Registry, listener: &str, stat_prefix: String, rou
     }
 }
 
+/// For HTTP connections on which no request is under way.
+pub(super) fn idle(timeout: Duration) -> HttpProtocolOptions {
+    HttpProtocolOptions {
+        idle_timeout: Some(duration(timeout)),
+        ..HttpProtocolOptions::default()
+    }
+}
+
 /// A TCP proxy to a cluster, with the log of the listener that it is in.
-pub(super) fn tcp(registry: &Registry, listener: &str, cluster: &str) -> Filter {
+pub(super) fn tcp(view: View<'_>, listener: &str, cluster: &str) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: cluster.to_owned(),
-        access_log: logs(registry, listener),
+        access_log: logs(view.registry, listener),
+        idle_timeout: view.idle_timeout.map(duration),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         ..TcpProxy::default()
     };

@@ -14,10 +14,11 @@ use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use envoy_types::util::pack_any;
 
 use super::filters::{self, Routing};
-use super::ip_mode::{IpMode, additional};
+use super::ip_mode::additional;
 use super::listeners::{
     Interception, PLAIN_HTTP, black_hole, chain, detection, http_inspector, tls_inspector,
 };
+use super::metadata::View;
 use super::names::{
     INBOUND_PASSTHROUGH_CLUSTER, INBOUND_PORT, Outbound, VIRTUAL_INBOUND, inbound_cluster, wildcard,
 };
@@ -45,24 +46,24 @@ pub(super) fn ports<'a>(registry: &'a Registry, proxy: &Proxy) -> BTreeMap<u16, 
 }
 
 /// The listener.
-pub(super) fn listener(registry: &Registry, proxy: &Proxy, interception: Interception) -> Listener {
-    let ports = ports(registry, proxy);
-    let mode = IpMode::of(proxy);
+pub(super) fn listener(view: View<'_>, proxy: &Proxy, interception: Interception) -> Listener {
+    let ports = ports(view.registry, proxy);
+    let mode = view.mode;
     let mut filter_chains = vec![black_hole(
-        registry,
+        view,
         "virtualInbound-blackhole",
         VIRTUAL_INBOUND,
         INBOUND_PORT,
     )];
-    filter_chains.extend(catch_all(registry));
-    filter_chains.extend(ports.values().flat_map(|port| port_chains(registry, mode, port)));
+    filter_chains.extend(catch_all(view));
+    filter_chains.extend(ports.values().flat_map(|port| port_chains(view, port)));
     Listener {
         name: VIRTUAL_INBOUND.to_owned(),
         address: Some(address(mode.wildcards().first(), INBOUND_PORT)),
         additional_addresses: additional(mode.wildcards(), INBOUND_PORT),
         filter_chains,
         listener_filters: listener_filters(ports.values().copied(), interception),
-        listener_filters_timeout: Some(detection(registry)),
+        listener_filters_timeout: Some(detection(view.registry)),
         continue_on_listener_filters_timeout: true,
         transparent: interception.transparent(),
         traffic_direction: TrafficDirection::Inbound.into(),
@@ -71,17 +72,17 @@ pub(super) fn listener(registry: &Registry, proxy: &Proxy, interception: Interce
 }
 
 /// The chains of one port: declared HTTP or TCP needs one; what is not declared needs a look at its first bytes.
-fn port_chains(registry: &Registry, mode: IpMode, port: &Port) -> Vec<FilterChain> {
-    let name = wildcard(mode, port.target_port);
+fn port_chains(view: View<'_>, port: &Port) -> Vec<FilterChain> {
+    let name = wildcard(view.mode, port.target_port);
     let cluster = inbound_cluster(port.target_port);
-    let routes = routes::inbound(registry, &cluster, port.port);
+    let routes = routes::inbound(view.registry, &cluster, port.port);
     let http = filters::http(
-        registry,
+        view,
         VIRTUAL_INBOUND,
         format!("inbound_{name}"),
         Routing::Inline(Box::new(routes)),
     );
-    let tcp = filters::tcp(registry, VIRTUAL_INBOUND, &cluster);
+    let tcp = filters::tcp(view, VIRTUAL_INBOUND, &cluster);
     match Outbound::of(port) {
         Outbound::Http => vec![chain(&name, plain(Some(port.target_port)), http)],
         Outbound::Tcp => vec![chain(&name, plain(Some(port.target_port)), tcp)],
@@ -90,16 +91,16 @@ fn port_chains(registry: &Registry, mode: IpMode, port: &Port) -> Vec<FilterChai
 }
 
 /// The chains of ports that no service has.
-fn catch_all(registry: &Registry) -> Vec<FilterChain> {
+fn catch_all(view: View<'_>) -> Vec<FilterChain> {
     let cluster = INBOUND_PASSTHROUGH_CLUSTER;
-    let routes = routes::inbound(registry, cluster, 0);
+    let routes = routes::inbound(view.registry, cluster, 0);
     let http = filters::http(
-        registry,
+        view,
         VIRTUAL_INBOUND,
         cluster.to_owned(),
         Routing::Inline(Box::new(routes)),
     );
-    let tcp = filters::tcp(registry, VIRTUAL_INBOUND, cluster);
+    let tcp = filters::tcp(view, VIRTUAL_INBOUND, cluster);
     sniffed(["virtualInbound-catchall-http", VIRTUAL_INBOUND], None, http, tcp)
 }
 

@@ -15,7 +15,8 @@ use envoy_types::util::pack_any;
 
 use super::filters::{self, Routing};
 use super::inbound;
-use super::ip_mode::{IpMode, additional};
+use super::ip_mode::additional;
+use super::metadata::{Metadata, View};
 use super::names::{
     BLACK_HOLE_CLUSTER, OUTBOUND_PORT, Outbound, PASSTHROUGH_CLUSTER, VIRTUAL_OUTBOUND, outbound_cluster,
     route_configuration, wildcard,
@@ -28,31 +29,33 @@ use crate::plan::ips::Ips;
 pub(super) const PLAIN_HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 
 /// How connections get into the sidecar, from the node metadata `INTERCEPTION_MODE`, as in Istio.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Interception {
     /// By REDIRECT: the destination is rewritten.
+    #[default]
     Redirect,
     /// By TPROXY: the listener's socket takes foreign addresses.
     Tproxy,
 }
 
 /// The listeners of this proxy alone: those that have a port of their own, and get what the rules intercept.
-pub(super) fn own(registry: &Registry, proxy: &Proxy, interception: Interception) -> Vec<Listener> {
+pub(super) fn own(registry: &Registry, proxy: &Proxy, metadata: Metadata) -> Vec<Listener> {
+    let view = View::of(registry, proxy, metadata);
     vec![
-        virtual_outbound(registry, IpMode::of(proxy), interception),
-        inbound::listener(registry, proxy, interception),
+        virtual_outbound(view, metadata.interception),
+        inbound::listener(view, proxy, metadata.interception),
     ]
 }
 
-/// The listeners that every proxy of these families has: connections are handed to them by their original destination.
-pub(super) fn shared(registry: &Registry, mode: IpMode) -> Vec<Listener> {
+/// The listeners that every proxy with this view has: connections are handed to them by their original destination.
+pub(super) fn shared(view: View<'_>) -> Vec<Listener> {
     let mut listeners = BTreeMap::new();
-    for service in &registry.services {
+    for service in &view.registry.services {
         for port in &service.ports {
             let listener = match Outbound::of(port) {
-                Outbound::Http => http_listener(registry, mode, service, port),
-                Outbound::Tcp => tcp_listener(registry, mode.vips(service), service, port),
-                Outbound::Sniffed => sniffed_listener(registry, mode.vips(service), service, port),
+                Outbound::Http => http_listener(view, service, port),
+                Outbound::Tcp => tcp_listener(view, service, port),
+                Outbound::Sniffed => sniffed_listener(view, service, port),
             };
             // HTTP services of one port share their listener: the first has made it.
             listeners.entry(listener.name.clone()).or_insert(listener);
@@ -62,51 +65,64 @@ pub(super) fn shared(registry: &Registry, mode: IpMode) -> Vec<Listener> {
 }
 
 /// `0.0.0.0_9080`: plain HTTP to the routes of the port; anything else to where it meant to go.
-fn http_listener(registry: &Registry, mode: IpMode, service: &Service, port: &Port) -> Listener {
-    let name = wildcard(mode, port.port);
+fn http_listener(view: View<'_>, service: &Service, port: &Port) -> Listener {
+    let name = wildcard(view.mode, port.port);
     let fall_through = FilterChain {
         name: "PassthroughFilterChain".to_owned(),
-        filters: vec![filters::tcp(registry, &name, unknown_destination(registry))],
+        filters: vec![filters::tcp(view, &name, unknown_destination(view))],
         ..FilterChain::default()
     };
     Listener {
-        filter_chains: vec![sniffed_http_chain(registry, &name, service, port)],
+        filter_chains: vec![sniffed_http_chain(view, &name, service, port)],
         default_filter_chain: Some(fall_through),
         listener_filters: vec![tls_inspector(None), http_inspector(None)],
-        ..handed_over(registry, name, mode.wildcards(), port)
+        ..handed_over(view, name, view.mode.wildcards(), port)
     }
 }
 
 /// `10.96.0.6_3306`: no inspectors, so that a server may speak first.
-fn tcp_listener(registry: &Registry, vips: Ips, service: &Service, port: &Port) -> Listener {
+fn tcp_listener(view: View<'_>, service: &Service, port: &Port) -> Listener {
+    let vips = view.mode.vips(service);
     let name = format!("{}_{}", vips.first(), port.port);
     let cluster = outbound_cluster(port.port, "", &service.name);
     Listener {
         filter_chains: vec![FilterChain {
-            filters: vec![filters::tcp(registry, &name, &cluster)],
+            filters: vec![filters::tcp(to(view, service), &name, &cluster)],
             ..FilterChain::default()
         }],
-        ..handed_over(registry, name, vips, port)
+        ..handed_over(view, name, vips, port)
     }
 }
 
 /// `10.96.0.7_7000`: plain HTTP to the service's own routes, anything else to the service as TCP.
-fn sniffed_listener(registry: &Registry, vips: Ips, service: &Service, port: &Port) -> Listener {
+fn sniffed_listener(view: View<'_>, service: &Service, port: &Port) -> Listener {
+    let vips = view.mode.vips(service);
     let name = format!("{}_{}", vips.first(), port.port);
     let cluster = outbound_cluster(port.port, "", &service.name);
     let as_tcp = FilterChain {
-        filters: vec![filters::tcp(registry, &name, &cluster)],
+        filters: vec![filters::tcp(to(view, service), &name, &cluster)],
         ..FilterChain::default()
     };
     Listener {
-        filter_chains: vec![sniffed_http_chain(registry, &name, service, port)],
+        filter_chains: vec![sniffed_http_chain(view, &name, service, port)],
         default_filter_chain: Some(as_tcp),
         listener_filters: vec![tls_inspector(None), http_inspector(None)],
-        ..handed_over(registry, name, vips, port)
+        ..handed_over(view, name, vips, port)
     }
 }
 
-fn sniffed_http_chain(registry: &Registry, listener: &str, service: &Service, port: &Port) -> FilterChain {
+/// The view of TCP to a service: its destination rule says how long that may be idle, if it does.
+const fn to<'a>(view: View<'a>, service: &Service) -> View<'a> {
+    match service.tcp_idle_ms {
+        None => view,
+        Some(limit) => View {
+            idle_timeout: Some(Duration::from_millis(limit)),
+            ..view
+        },
+    }
+}
+
+fn sniffed_http_chain(view: View<'_>, listener: &str, service: &Service, port: &Port) -> FilterChain {
     let routes = route_configuration(service, port).unwrap_or_default();
     FilterChain {
         filter_chain_match: Some(FilterChainMatch {
@@ -115,7 +131,7 @@ fn sniffed_http_chain(registry: &Registry, listener: &str, service: &Service, po
             ..FilterChainMatch::default()
         }),
         filters: vec![filters::http(
-            registry,
+            view,
             listener,
             format!("outbound_{listener}"),
             Routing::Rds(routes),
@@ -129,14 +145,14 @@ pub(super) fn detection(registry: &Registry) -> protobuf::Duration {
     duration(Duration::from_millis(registry.protocol_detection_ms))
 }
 
-fn handed_over(registry: &Registry, name: String, ips: Ips, port: &Port) -> Listener {
+fn handed_over(view: View<'_>, name: String, ips: Ips, port: &Port) -> Listener {
     Listener {
         name,
         address: Some(address(ips.first(), port.port)),
         additional_addresses: additional(ips, port.port),
         bind_to_port: Some(truth(false)),
         traffic_direction: TrafficDirection::Outbound.into(),
-        listener_filters_timeout: Some(detection(registry)),
+        listener_filters_timeout: Some(detection(view.registry)),
         continue_on_listener_filters_timeout: true,
         ..Listener::default()
     }
@@ -144,14 +160,11 @@ fn handed_over(registry: &Registry, name: String, ips: Ips, port: &Port) -> List
 
 /// The listener behind the interception rules. It hands a connection to the listener of its original destination; what
 /// none takes goes on as TCP, or is refused.
-fn virtual_outbound(registry: &Registry, mode: IpMode, interception: Interception) -> Listener {
+fn virtual_outbound(view: View<'_>, interception: Interception) -> Listener {
+    let mode = view.mode;
     let catch_all = FilterChain {
         name: "virtualOutbound-catchall-tcp".to_owned(),
-        filters: vec![filters::tcp(
-            registry,
-            VIRTUAL_OUTBOUND,
-            unknown_destination(registry),
-        )],
+        filters: vec![filters::tcp(view, VIRTUAL_OUTBOUND, unknown_destination(view))],
         ..FilterChain::default()
     };
     Listener {
@@ -163,7 +176,7 @@ fn virtual_outbound(registry: &Registry, mode: IpMode, interception: Interceptio
         traffic_direction: TrafficDirection::Outbound.into(),
         filter_chains: vec![
             black_hole(
-                registry,
+                view,
                 "virtualOutbound-blackhole",
                 VIRTUAL_OUTBOUND,
                 OUTBOUND_PORT,
@@ -175,14 +188,14 @@ fn virtual_outbound(registry: &Registry, mode: IpMode, interception: Interceptio
 }
 
 /// A chain for connections that were made to the listener's own port: passing them on would make a loop.
-pub(super) fn black_hole(registry: &Registry, name: &str, listener: &str, port: u16) -> FilterChain {
+pub(super) fn black_hole(view: View<'_>, name: &str, listener: &str, port: u16) -> FilterChain {
     FilterChain {
         name: name.to_owned(),
         filter_chain_match: Some(FilterChainMatch {
             destination_port: Some(number(u32::from(port))),
             ..FilterChainMatch::default()
         }),
-        filters: vec![filters::tcp(registry, listener, BLACK_HOLE_CLUSTER)],
+        filters: vec![filters::tcp(view, listener, BLACK_HOLE_CLUSTER)],
         ..FilterChain::default()
     }
 }
@@ -198,8 +211,8 @@ pub(super) fn chain(name: &str, filter_chain_match: FilterChainMatch, filter: Fi
 }
 
 /// Where connections to hosts go that no service has.
-fn unknown_destination(registry: &Registry) -> &'static str {
-    if registry.allow_any {
+fn unknown_destination(view: View<'_>) -> &'static str {
+    if view.registry.allow_any {
         PASSTHROUGH_CLUSTER
     } else {
         BLACK_HOLE_CLUSTER

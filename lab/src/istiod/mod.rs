@@ -28,6 +28,7 @@ mod snapshot;
 mod session;
 
 mod mesh;
+mod metadata;
 mod metrics;
 
 mod ads;

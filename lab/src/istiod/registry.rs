@@ -40,6 +40,10 @@ pub struct Service {
     pub subsets: Vec<(String, BTreeMap<String, String>)>,
     /// HTTP routes of a `VirtualService`; empty = all to the service itself.
     pub routes: Vec<Route>,
+    /// Milliseconds that a pooled HTTP connection to it may be idle (`connectionPool.http.idleTimeout`); 0 = for ever.
+    pub http_idle_ms: Option<u64>,
+    /// Milliseconds that a TCP connection to it may be idle (`connectionPool.tcp.idleTimeout`); 0 = for ever.
+    pub tcp_idle_ms: Option<u64>,
     /// Its ready endpoints.
     pub endpoints: Vec<Endpoint>,
     /// The pods that its selector selects, ready or not.

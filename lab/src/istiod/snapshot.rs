@@ -14,7 +14,7 @@ use prost::{Message, Name};
 
 use super::ip_mode::IpMode;
 use super::kind::Kind;
-use super::listeners::Interception;
+use super::metadata::{Metadata, View};
 use super::registry::{Proxy, Registry};
 use super::{clusters, endpoints, listeners, names, routes};
 
@@ -64,10 +64,11 @@ impl Shared {
                 .map(assignment)
                 .map(named)
                 .collect(),
-            listeners: listeners::shared(registry, mode)
-                .into_iter()
-                .map(listener)
-                .collect(),
+            listeners: shared_listeners(View {
+                registry,
+                mode,
+                idle_timeout: None,
+            }),
         }
     }
 }
@@ -108,19 +109,23 @@ pub(super) enum Names {
 pub(super) struct Wanted {
     snapshot: Arc<Snapshot>,
     mode: IpMode,
+    /// Those of its metadata, if they differ from what other proxies of its families have.
+    shared_listeners: Option<Resources>,
     own_clusters: Resources,
     own_listeners: Resources,
 }
 
 impl Wanted {
     /// What this proxy is to have.
-    pub(super) fn new(snapshot: &Arc<Snapshot>, proxy: &Proxy, interception: Interception) -> Self {
+    pub(super) fn new(snapshot: &Arc<Snapshot>, proxy: &Proxy, metadata: Metadata) -> Self {
         let registry = &snapshot.registry;
-        let own_listeners = listeners::own(registry, proxy, interception);
+        let own_listeners = listeners::own(registry, proxy, metadata);
+        let view = View::of(registry, proxy, metadata);
         Self {
+            shared_listeners: metadata.idle_timeout.map(|_| shared_listeners(view)),
             own_clusters: clusters::own(registry, proxy).into_iter().map(cluster).collect(),
             own_listeners: own_listeners.into_iter().map(listener).collect(),
-            mode: IpMode::of(proxy),
+            mode: view.mode,
             snapshot: Arc::clone(snapshot),
         }
     }
@@ -145,7 +150,10 @@ impl Wanted {
         let nothing = BTreeMap::new();
         match kind {
             Kind::Cds => both(shared.map(|shared| &shared.clusters), &self.own_clusters),
-            Kind::Lds => both(shared.map(|shared| &shared.listeners), &self.own_listeners),
+            Kind::Lds => {
+                let shared = shared.map(|shared| &shared.listeners);
+                both(self.shared_listeners.as_ref().or(shared), &self.own_listeners)
+            }
             // One table, and it has no name.
             Kind::Nds => self.snapshot.names.clone(),
             Kind::Eds => {
@@ -201,6 +209,10 @@ fn assignment(message: ClusterLoadAssignment) -> Arc<Resource> {
 
 fn listener(message: Listener) -> Arc<Resource> {
     encoded(message.name.clone(), message)
+}
+
+fn shared_listeners(view: View<'_>) -> Resources {
+    listeners::shared(view).into_iter().map(listener).collect()
 }
 
 fn routing(message: RouteConfiguration) -> Arc<Resource> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use iptables::kube_proxy;
 
@@ -28,8 +29,7 @@ impl Plan {
             allow_any: scenario.mesh.outbound_traffic_policy == OutboundTrafficPolicy::AllowAny,
             inbound_to_pod_ip: scenario.mesh.inbound == InboundCluster::PodIp,
             retries: scenario.mesh.retries,
-            protocol_detection_ms: u64::try_from(scenario.mesh.protocol_detection_timeout.as_millis())
-                .unwrap_or(u64::MAX),
+            protocol_detection_ms: millis(scenario.mesh.protocol_detection_timeout),
             access_log: scenario.mesh.access_log,
             services: services.chain([self.istiod_service()]).collect(),
             proxies: scenario
@@ -94,6 +94,8 @@ impl Plan {
                 .flat_map(|found| &found.http)
                 .map(|http| route(scenario, http))
                 .collect(),
+            http_idle_ms: rule.and_then(|rule| rule.connection_pool.http_idle).map(millis),
+            tcp_idle_ms: rule.and_then(|rule| rule.connection_pool.tcp_idle).map(millis),
             endpoints: self.endpoints(scenario, ready, &service.selector, vip),
             selected: selected(scenario, &service.selector),
         }
@@ -141,6 +143,8 @@ impl Plan {
                 pod: ISTIOD.to_owned(),
                 labels: BTreeMap::from([("app".to_owned(), ISTIOD.to_owned())]),
             }],
+            http_idle_ms: None,
+            tcp_idle_ms: None,
             selected: vec![ISTIOD.to_owned()],
         }
     }
@@ -171,6 +175,10 @@ fn port(port: &model::ServicePort) -> Port {
             model::Protocol::Unknown => Protocol::Unknown,
         },
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn subsets(rule: &DestinationRule) -> Vec<(String, BTreeMap<String, String>)> {

@@ -334,9 +334,23 @@ impl<'a> Reader<'a> {
         }
         parsed
     }
+
+    /// A duration that Envoy counts in milliseconds: less than one would be none, which is no limit.
+    pub(super) fn limit(&self, at: At<'_>) -> Option<Duration> {
+        let limit = self.duration(at.clone())?;
+        if !limit.as_nanos().is_multiple_of(1_000_000) {
+            self.wrong(
+                &at,
+                "not a whole number of milliseconds",
+                "write 1ms or more, or 0s for no limit",
+            );
+        }
+        Some(limit)
+    }
 }
 
-pub(super) fn duration(text: &str) -> Option<Duration> {
+/// A number with its unit.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let number: f64 = text[..digits].parse().ok()?;
     let unit = match &text[digits..] {

@@ -189,6 +189,8 @@ pub struct ProxyLife {
     pub drain_duration: Duration,
     /// `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`, with `MINIMUM_DRAIN_DURATION`.
     pub exit_on_zero: Option<Duration>,
+    /// `ISTIO_META_IDLE_TIMEOUT`: how long clients' HTTP connections and TCP connections may be idle.
+    pub idle_timeout: Option<Duration>,
     /// `ISTIO_META_DNS_CAPTURE`, if it was given.
     pub dns_capture: Option<bool>,
     /// `lifecycle.preStop` of the container `istio-proxy` in the pod's spec.
@@ -205,6 +207,7 @@ impl Default for ProxyLife {
             drain: Duration::from_secs(5),
             drain_duration: Duration::from_secs(45),
             exit_on_zero: None,
+            idle_timeout: None,
             dns_capture: None,
             pre_stop: None,
         }

@@ -17,6 +17,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 const PROXY_CONFIG: &str = "proxy.istio.io/config";
 const REWRITE: &str = "sidecar.istio.io/rewriteAppHTTPProbers";
+const IDLE_TIMEOUT: &str = "ISTIO_META_IDLE_TIMEOUT";
 const NATIVE: &str = "sidecar.istio.io/nativeSidecar";
 
 /// Fields of a container that say how it lives.
@@ -104,7 +105,7 @@ pub(super) fn proxy(
                 &at,
                 &format!("{PROXY_CONFIG}: {what}"),
                 "write `holdApplicationUntilProxyStarts: true`, `terminationDrainDuration: 5s`, `drainDuration: 45s`, or \
-                 `proxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\", EXIT_ON_ZERO_ACTIVE_CONNECTIONS: \"true\", MINIMUM_DRAIN_DURATION: 5s}`",
+                 `proxyMetadata: {ISTIO_META_IDLE_TIMEOUT: 10m, ISTIO_META_DNS_CAPTURE: \"true\", EXIT_ON_ZERO_ACTIVE_CONNECTIONS: \"true\", MINIMUM_DRAIN_DURATION: 5s}`",
             ),
         }
     }
@@ -112,7 +113,7 @@ pub(super) fn proxy(
 }
 
 /// The annotation holds YAML in a text (Istio's `ProxyConfig`); its mistakes have the annotation's place. True if it asks
-/// for kubelet's order: a drain duration alone does not.
+/// for kubelet's order: a drain duration or an idle timeout alone does not.
 fn proxy_config(text: &str, life: &mut ProxyLife) -> Result<bool, String> {
     let value: Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
     let Value::Mapping(fields) = value else {
@@ -121,7 +122,11 @@ fn proxy_config(text: &str, life: &mut ProxyLife) -> Result<bool, String> {
     let mut orders = false;
     for (name, value) in &fields {
         let name = name.as_str().unwrap_or_default();
-        orders |= name != "drainDuration";
+        orders |= match name {
+            "drainDuration" => false,
+            "proxyMetadata" => !is_of_connections_alone(value),
+            _ => true,
+        };
         match name {
             "holdApplicationUntilProxyStarts" => {
                 life.hold_application = value.as_bool().ok_or("it is true or false")?;
@@ -144,6 +149,21 @@ fn whole_seconds(value: &Value) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// How long connections may be idle says nothing of the order in which a pod starts.
+fn is_of_connections_alone(metadata: &Value) -> bool {
+    let names = metadata.as_mapping().into_iter().flat_map(|fields| fields.keys());
+    names.into_iter().all(|name| name.as_str() == Some(IDLE_TIMEOUT))
+}
+
+/// Envoy counts in milliseconds: less than one would be none, which is no limit.
+fn whole_milliseconds(value: &Value) -> Result<Duration, String> {
+    let duration = duration(value)?;
+    if !duration.as_nanos().is_multiple_of(1_000_000) {
+        return Err(format!("{IDLE_TIMEOUT} is a whole number of milliseconds, or 0s for no limit"));
+    }
+    Ok(duration)
+}
+
 fn metadata(value: &Value, life: &mut ProxyLife) -> Result<(), String> {
     let Some(fields) = value.as_mapping() else {
         return Err("proxyMetadata is no mapping".to_owned());
@@ -158,6 +178,7 @@ fn metadata(value: &Value, life: &mut ProxyLife) -> Result<(), String> {
             "ISTIO_META_DNS_CAPTURE" => {
                 life.dns_capture = Some(value.as_bool() == Some(true) || value.as_str() == Some("true"));
             }
+            IDLE_TIMEOUT => life.idle_timeout = Some(whole_milliseconds(value)?),
             "MINIMUM_DRAIN_DURATION" => minimum = duration(value)?,
             other => return Err(format!("proxyMetadata `{other}` is not supported")),
         }

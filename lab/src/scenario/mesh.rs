@@ -83,17 +83,10 @@ pub(super) fn read(reader: &Reader<'_>, at: Option<At<'_>>) -> MeshRead {
     {
         read.mesh.retries = retries;
     }
-    if let Some(at) = fields.get("protocolDetectionTimeout")
-        && let Some(timeout) = reader.duration(at.clone())
+    if let Some(timeout) = fields
+        .get("protocolDetectionTimeout")
+        .and_then(|at| reader.limit(at))
     {
-        // Envoy counts this in milliseconds: less would be none, which is no limit.
-        if !timeout.as_nanos().is_multiple_of(1_000_000) {
-            reader.wrong(
-                &at,
-                "not a whole number of milliseconds",
-                "write 1ms or more, or 0s for no limit",
-            );
-        }
         read.mesh.protocol_detection_timeout = timeout;
     }
     read.cni = fields.get("cni").and_then(|at| reader.flag(at));

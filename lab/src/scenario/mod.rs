@@ -11,7 +11,7 @@ pub mod race;
 pub mod mistake;
 mod source;
 
-mod fields;
+pub(crate) mod fields;
 
 mod lives;
 mod mesh;

@@ -12,7 +12,7 @@ use regex::Regex;
 use super::families::{self, IpFamilies};
 use super::fields::{At, Fields, Reader, suggestion};
 use super::model::{
-    DestinationRule, HttpMatch, HttpRoute, Protocol, Service, ServicePort, StringMatch, VirtualService,
+    ConnectionPool, DestinationRule, HttpMatch, HttpRoute, Protocol, Service, ServicePort, StringMatch, VirtualService,
     WeightedDestination,
 };
 use super::names::label;
@@ -243,7 +243,7 @@ pub(super) fn destination_rule(
     item: &At<'_>,
     services: &[Service],
 ) -> Option<DestinationRule> {
-    let (fields, name_at) = unwrapped(reader, item, &["name", "host", "subsets"])?;
+    let (fields, name_at) = unwrapped(reader, item, &["name", "host", "subsets", "trafficPolicy"])?;
     let Some(at) = fields.get("host") else {
         reader.wrong(item, "a destination rule without `host`", "write `host: SERVICE`");
         return None;
@@ -281,7 +281,26 @@ pub(super) fn destination_rule(
             .unwrap_or_else(|| services[service].name.clone()),
         service,
         subsets,
+        connection_pool: fields
+            .get("trafficPolicy")
+            .map(|at| connection_pool(reader, at))
+            .unwrap_or_default(),
     })
+}
+
+/// `trafficPolicy: {connectionPool: {http: {idleTimeout}, tcp: {idleTimeout}}}`.
+fn connection_pool(reader: &Reader<'_>, policy: At<'_>) -> ConnectionPool {
+    let pool = reader
+        .map(policy, &["connectionPool"])
+        .and_then(|fields| reader.map(fields.get("connectionPool")?, &["http", "tcp"]));
+    let idle = |protocol: &str| {
+        let fields = reader.map(pool.as_ref()?.get(protocol)?, &["idleTimeout"])?;
+        reader.limit(fields.get("idleTimeout")?)
+    };
+    ConnectionPool {
+        http_idle: idle("http"),
+        tcp_idle: idle("tcp"),
+    }
 }
 
 pub(super) fn virtual_services(

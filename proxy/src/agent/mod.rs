@@ -107,6 +107,7 @@ pub async fn run(args: AgentArgs, exec: Vec<String>, stop: impl Future<Output = 
     let bootstrap = Bootstrap {
         concurrency: args.concurrency,
         interception_mode: args.interception_mode,
+        idle_timeout: args.idle_timeout.clone(),
         drain_time: Duration::from_secs(args.drain_time_s),
         ..Bootstrap::of_pod(&args.node_id, &args.instance_ips)
     };

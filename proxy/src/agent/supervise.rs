@@ -98,6 +98,9 @@ fn builtin(shared: &Shared, exec: &[String]) -> std::process::Command {
         .args(["--concurrency", &concurrency])
         .args(["--interception-mode", shared.args.interception_mode.name()])
         .args(["--drain-time-s", &shared.args.drain_time_s.to_string()]);
+    if let Some(idle) = &shared.args.idle_timeout {
+        command.args(["--idle-timeout", idle]);
+    }
     if !shared.args.instance_ips.is_empty() {
         let all: Vec<String> = shared.args.instance_ips.iter().map(ToString::to_string).collect();
         command.args(["--instance-ips", &all.join(",")]);

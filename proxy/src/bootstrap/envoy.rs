@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::{Bootstrap, INTERCEPTION_MODE, LOG_FIELDS, StaticRoute};
+use super::{Bootstrap, LOG_FIELDS, StaticRoute};
 
 /// The cluster of the agent's xDS.
 const XDS: &str = "xds-grpc";
@@ -50,7 +50,7 @@ impl Bootstrap {
     fn envoy_node(&self) -> Value {
         let ips: Vec<String> = self.instance_ips.iter().map(ToString::to_string).collect();
         let namespace = self.service().rsplit('.').next().unwrap_or_default();
-        json!({
+        let mut node = json!({
             "id": self.node_id,
             "cluster": self.service(),
             "metadata": {
@@ -58,10 +58,13 @@ impl Bootstrap {
                 "NAMESPACE": namespace,
                 "CLUSTER_ID": "Kubernetes",
                 "INSTANCE_IPS": ips.join(","),
-                INTERCEPTION_MODE: self.interception_mode.name(),
                 "PROXY_CONFIG": { "concurrency": self.concurrency },
             },
-        })
+        });
+        for (name, value) in self.metadata() {
+            node["metadata"][name] = value.into();
+        }
+        node
     }
 
     fn xds_cluster(&self) -> Value {

@@ -69,6 +69,9 @@ const LOG_FIELDS: [(&str, &str); 26] = [
 /// The metadata of a node that say how connections get in.
 const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
 
+/// The metadata of a node that say how long connections may be idle.
+const IDLE_TIMEOUT: &str = "IDLE_TIMEOUT";
+
 /// What a data plane is told when it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bootstrap {
@@ -90,6 +93,8 @@ pub struct Bootstrap {
     pub concurrency: NonZeroU16,
     /// How connections come in.
     pub interception_mode: InterceptionMode,
+    /// How long connections may be idle, in the control plane's words.
+    pub idle_timeout: Option<String>,
     /// How long connections of a listener go on that is gone, or has changed.
     pub drain_time: std::time::Duration,
 }
@@ -185,6 +190,7 @@ impl Bootstrap {
             instance_ips,
             concurrency: NonZeroU16::MIN,
             interception_mode: InterceptionMode::Redirect,
+            idle_timeout: None,
             // Istio's `drainDuration`.
             drain_time: std::time::Duration::from_secs(45),
         }
@@ -201,6 +207,14 @@ impl Bootstrap {
         self.node_id.split('~').nth(2).unwrap_or_default()
     }
 
+    /// The metadata that the control plane's answers depend on.
+    fn metadata(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let idle = self.idle_timeout.as_deref();
+        [(INTERCEPTION_MODE, self.interception_mode.name())]
+            .into_iter()
+            .chain(idle.map(|idle| (IDLE_TIMEOUT, idle)))
+    }
+
     /// Who it is, in xDS.
     pub fn node(&self) -> Node {
         Node {
@@ -208,10 +222,10 @@ impl Bootstrap {
             cluster: self.service().to_owned(),
             user_agent_name: "lab-proxy".to_owned(),
             metadata: Some(Struct {
-                fields: HashMap::from([(
-                    INTERCEPTION_MODE.to_owned(),
-                    string(self.interception_mode.name()),
-                )]),
+                fields: self
+                    .metadata()
+                    .map(|(name, value)| (name.to_owned(), string(value)))
+                    .collect(),
             }),
             ..Node::default()
         }
@@ -344,6 +358,7 @@ fn static_listener(it: StaticRoute) -> Listener {
         ..HttpFilter::default()
     };
     let manager = HttpConnectionManager {
+        stream_idle_timeout: Some(Duration::default()),
         stat_prefix: name.to_owned(),
         route_specifier: Some(http_connection_manager::RouteSpecifier::RouteConfig(table)),
         http_filters: vec![router],

@@ -20,7 +20,7 @@ use super::stream_info::StreamInfo;
 use super::tunnel;
 use crate::access_log::Flags;
 use crate::config::listener::HttpConfig;
-use crate::within::{at_most, until, within};
+use crate::within::{until, within};
 
 /// How long a client may take to close a connection that is over (`HttpConnectionManager.delayed_close_timeout`).
 const DELAYED_CLOSE: Duration = Duration::from_secs(1);
@@ -43,32 +43,36 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
     let drain = &connection.chain.drain;
     let mut leaves_at: Option<Instant> = None;
     loop {
-        let mut begun = false;
-        let next = next(&mut read, &mut buffer, &mut begun);
-        let next = match leaves_at {
-            Some(moment) => until(moment, next).await.ok_or(Late::Leaving),
-            None => at_most(config.idle_timeout, "the next request", next)
-                .await
-                .map_err(|_too_long| Late::Idle),
+        let limit = match leaves_at {
+            Some(moment) => Some((moment, Late::Leaving)),
+            None => config.idle_timeout.map(|idle| (Instant::now() + idle, Late::Idle)),
         };
-        let request = match next {
-            Ok(Next::Request(request)) => request,
-            Ok(Next::Malformed(why)) => {
-                refuse(connection, config, why, &mut write, &mut out).await;
-                linger(&read).await;
-                return write.forget();
+        let begins = begins(&mut read, &mut buffer);
+        let begins = match limit {
+            Some((moment, late)) => until(moment, begins).await.ok_or(late),
+            None => Ok(begins.await),
+        };
+        let next = match begins {
+            Ok(true) => next(&mut read, &mut buffer).await,
+            Ok(false) => return,
+            Err(Late::Idle) => {
+                config.stats(&connection.proxy.stats).cx_idle_timeout.inc();
+                leaves_at = Some(Instant::now() + LEAVE);
+                continue;
             }
-            Ok(Next::Closed) => {
-                if begun {
-                    gone(connection, config);
-                }
-                return;
-            }
-            Err(Late::Idle) => return,
             Err(Late::Leaving) => {
                 linger(&read).await;
                 return write.forget();
             }
+        };
+        let request = match next {
+            Next::Request(request) => request,
+            Next::Malformed(why) => {
+                refuse(connection, config, why, &mut write, &mut out).await;
+                linger(&read).await;
+                return write.forget();
+            }
+            Next::Closed => return gone(connection, config),
         };
         if request.expects_continue {
             out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -80,6 +84,9 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
         let to_head = request.head.method == Method::HEAD;
         let mut body = RequestBody::http1(&mut read, &mut buffer, request.framing);
         let mut client = Client::Http1(Http1Client::new(&mut write, &mut out, to_head, closes, drain));
+        if let Client::Http1(client) = &mut client {
+            client.leaves = leaves_at.is_some();
+        }
         let fate = exchange(connection, config, request.head, &mut body, &mut client).await;
         if matches!(&client, Client::Http1(client) if client.said == Said::Leave) {
             leaves_at.get_or_insert_with(|| Instant::now() + LEAVE);
@@ -113,16 +120,18 @@ enum Next {
     Closed,
 }
 
-/// The next request. `begun` is set when anything of it has come.
-async fn next(read: &mut OwnedReadHalf, buffer: &mut BytesMut, begun: &mut bool) -> Next {
+/// True when anything of a request has come; false if nothing comes any more.
+async fn begins(read: &mut OwnedReadHalf, buffer: &mut BytesMut) -> bool {
+    !buffer.is_empty() || matches!(fill(read, buffer).await, Ok(1..))
+}
+
+/// The next request, of which something has come.
+async fn next(read: &mut OwnedReadHalf, buffer: &mut BytesMut) -> Next {
     loop {
-        if !buffer.is_empty() {
-            *begun = true;
-            match parse::request(buffer) {
-                Ok(Some(request)) => return Next::Request(request),
-                Ok(None) => {}
-                Err(why) => return Next::Malformed(why),
-            }
+        match parse::request(buffer) {
+            Ok(Some(request)) => return Next::Request(request),
+            Ok(None) => {}
+            Err(why) => return Next::Malformed(why),
         }
         if !matches!(fill(read, buffer).await, Ok(1..)) {
             return Next::Closed;

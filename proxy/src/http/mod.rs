@@ -69,6 +69,8 @@ pub struct HttpStats {
     pub cx_total: crate::stats::Stat,
     /// Connections that are open.
     pub cx_active: crate::stats::Stat,
+    /// Connections that were closed because no request came.
+    pub cx_idle_timeout: crate::stats::Stat,
     /// Requests.
     pub rq_total: crate::stats::Stat,
     /// Requests under way.
@@ -84,6 +86,7 @@ impl HttpStats {
         Self {
             cx_total: counter("downstream_cx_total"),
             cx_active: gauge("downstream_cx_active"),
+            cx_idle_timeout: counter("downstream_cx_idle_timeout"),
             rq_total: counter("downstream_rq_total"),
             rq_active: gauge("downstream_rq_active"),
             by_class: [1, 2, 3, 4, 5].map(|class| counter(&format!("downstream_rq_{class}xx"))),

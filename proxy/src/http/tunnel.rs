@@ -25,11 +25,11 @@ pub(super) async fn run(
     let Http1 {
         stream, input, link, ..
     } = host;
-    let passed = splice::both_ways(client, ahead, stream, input, &connection.chain.drain).await;
+    let passed = splice::both_ways(client, ahead, stream, input, &connection.chain.drain, None).await;
     drop(link);
     info.sent += passed.to_client;
     match passed.ended {
-        Ended::Both | Ended::Client | Ended::ClientReset | Ended::Cut => info.client_gone(),
+        Ended::Both | Ended::Client | Ended::ClientReset | Ended::Cut | Ended::Idle => info.client_gone(),
         Ended::Host | Ended::HostReset => info.broke_off(),
     }
     info.log(connection, config, Some(&head), passed.to_host);

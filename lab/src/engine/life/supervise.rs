@@ -255,6 +255,11 @@ pub(super) fn agent_args(lab: &Lab, id: PodId) -> Vec<String> {
         "--drain-time-s".to_owned(),
         life.drain_duration.as_secs().to_string(),
     ];
+    // These are compared with what traffic does, which the clock leaves alone.
+    args.extend(life.idle_timeout.iter().flat_map(|idle| {
+        let idle = format!("{}ms", idle.as_millis());
+        ["--idle-timeout".to_owned(), idle]
+    }));
     if !pod.life.ordered {
         return args;
     }

@@ -9,9 +9,9 @@ use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 
 use super::super::ip_mode::IpMode;
-use super::super::listeners::Interception;
+use super::super::metadata::Metadata;
 use super::super::{clusters, endpoints, listeners, routes};
-use super::bookinfo;
+use super::{bookinfo, seen};
 use crate::istiod::registry::{Proxy, Registry};
 use crate::plan::ips::Ips;
 use crate::scenario::families::IpFamilies;
@@ -84,9 +84,9 @@ fn check(families: IpFamilies, own: [&str; 2], shared: &[&str], from: &[&str], t
     let registry = mesh(families);
     let proxy = reviews(&registry);
     let mode = IpMode::of(proxy);
-    let found = listeners::own(&registry, proxy, Interception::Redirect);
+    let found = listeners::own(&registry, proxy, Metadata::default());
     assert_eq!(found.iter().map(place).collect::<Vec<_>>(), own);
-    let found: Vec<String> = listeners::shared(&registry, mode).iter().map(place).collect();
+    let found: Vec<String> = listeners::shared(seen(&registry, mode)).iter().map(place).collect();
     for wanted in shared {
         assert!(
             found.iter().any(|found| found == wanted),
@@ -151,7 +151,7 @@ fn a_tcp_service_has_a_listener_for_each_address_that_the_proxy_can_use() {
     let place_of = |families| {
         let registry = mesh(families);
         let mode = IpMode::of(reviews(&registry));
-        let all = listeners::shared(&registry, mode);
+        let all = listeners::shared(seen(&registry, mode));
         let found = all.iter().find(|listener| listener.name.ends_with("_3306"));
         place(found.unwrap())
     };

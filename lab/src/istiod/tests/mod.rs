@@ -8,9 +8,20 @@ mod streams;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use super::ip_mode::IpMode;
+use super::metadata::View;
 use super::registry::{
     Destination, Endpoint, Match, Port, Protocol, Proxy, Registry, Route, Service, StringMatch,
 };
+
+/// As proxies see it whose metadata say nothing.
+fn seen(registry: &Registry, mode: IpMode) -> View<'_> {
+    View {
+        registry,
+        mode,
+        idle_timeout: None,
+    }
+}
 
 fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     let owned = pairs
@@ -35,6 +46,8 @@ fn service(name: &str, vip: u8, ports: Vec<Port>, endpoints: Vec<Endpoint>) -> S
         ports,
         subsets: Vec::new(),
         routes: Vec::new(),
+        http_idle_ms: None,
+        tcp_idle_ms: None,
         endpoints,
         selected: Vec::new(),
     }

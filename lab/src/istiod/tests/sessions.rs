@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::google::rpc::Status;
 
 use super::super::kind::Kind;
-use super::super::listeners::Interception;
+use super::super::metadata::Metadata;
 use super::super::registry::{Protocol, Registry};
 use super::super::session::{Heard, Response, Session};
 use super::super::snapshot::{Snapshot, Wanted};
@@ -21,7 +21,7 @@ fn wanted(generation: u64, change: impl FnOnce(&mut Registry)) -> Wanted {
     change(&mut registry);
     let proxy = registry.proxies[1].clone();
     let snapshot = Arc::new(Snapshot::new(generation, registry));
-    Wanted::new(&snapshot, &proxy, Interception::Redirect)
+    Wanted::new(&snapshot, &proxy, Metadata::default())
 }
 
 fn unchanged(_registry: &mut Registry) {}

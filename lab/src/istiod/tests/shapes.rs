@@ -30,9 +30,10 @@ use prost::{Message, Name as _};
 
 use super::super::ip_mode::IpMode;
 use super::super::listeners::Interception;
+use super::super::metadata::Metadata;
 use super::super::registry::{Proxy, Registry};
 use super::super::{clusters, endpoints, listeners, routes};
-use super::{bookinfo, port, proxy, select};
+use super::{bookinfo, port, proxy, seen, select};
 use crate::istiod::registry::Protocol;
 
 fn socket(address: &SocketAddress) -> String {
@@ -239,13 +240,13 @@ fn reviews(registry: &Registry) -> &Proxy {
 
 #[test]
 fn listeners_of_the_mesh() {
-    insta::assert_snapshot!(lines(&listeners::shared(&bookinfo(), IpMode::V4), listener));
+    insta::assert_snapshot!(lines(&listeners::shared(seen(&bookinfo(), IpMode::V4)), listener));
 }
 
 #[test]
 fn listeners_of_a_proxy() {
     let registry = bookinfo();
-    let own = listeners::own(&registry, reviews(&registry), Interception::Redirect);
+    let own = listeners::own(&registry, reviews(&registry), Metadata::default());
     assert!(own.iter().all(|listener| listener.transparent.is_none()));
     insta::assert_snapshot!(lines(&own, listener));
 }
@@ -289,10 +290,10 @@ fn registry_only_refuses_what_no_service_has() {
         allow_any: false,
         ..bookinfo()
     };
-    let own = listeners::own(&registry, reviews(&registry), Interception::Redirect);
+    let own = listeners::own(&registry, reviews(&registry), Metadata::default());
     let last = own[0].filter_chains.last().unwrap();
     assert_eq!(target(last), "tcp BlackHoleCluster");
-    for listener in listeners::shared(&registry, IpMode::V4) {
+    for listener in listeners::shared(seen(&registry, IpMode::V4)) {
         if listener.name.starts_with("0.0.0.0_") {
             let otherwise = listener.default_filter_chain.as_ref().unwrap();
             assert_eq!(target(otherwise), "tcp BlackHoleCluster", "{}", listener.name);
@@ -312,7 +313,7 @@ fn without_retries_no_route_has_a_policy() {
         retries: 0,
         ..bookinfo()
     };
-    let own = listeners::own(&registry, reviews(&registry), Interception::Redirect);
+    let own = listeners::own(&registry, reviews(&registry), Metadata::default());
     let all = format!(
         "{}{}",
         lines(&routes::of(&registry), configuration),
@@ -336,7 +337,7 @@ fn a_pod_of_two_services_has_one_chain_for_each_of_its_ports() {
         lines(&own, |cluster| cluster.name.clone()),
         "inbound|8080||\ninbound|8081||"
     );
-    let own = listeners::own(&registry, &both, Interception::Redirect);
+    let own = listeners::own(&registry, &both, Metadata::default());
     let names: Vec<&str> = own[1]
         .filter_chains
         .iter()
@@ -358,7 +359,7 @@ fn a_pod_of_two_services_has_one_chain_for_each_of_its_ports() {
 #[test]
 fn a_pod_without_services_has_inspectors_on_every_port_but_the_listeners_own() {
     let registry = bookinfo();
-    let own = listeners::own(&registry, &proxy("client", 31), Interception::Redirect);
+    let own = listeners::own(&registry, &proxy("client", 31), Metadata::default());
     assert_eq!(
         own[1].listener_filters[1].filter_disabled.as_ref().map(ports),
         Some(vec![15006])
@@ -368,7 +369,11 @@ fn a_pod_without_services_has_inspectors_on_every_port_but_the_listeners_own() {
 #[test]
 fn tproxy_makes_the_listeners_with_a_port_transparent() {
     let registry = bookinfo();
-    let own = listeners::own(&registry, reviews(&registry), Interception::Tproxy);
+    let tproxy = Metadata {
+        interception: Interception::Tproxy,
+        ..Metadata::default()
+    };
+    let own = listeners::own(&registry, reviews(&registry), tproxy);
     assert!(
         own.iter()
             .all(|listener| listener.transparent.is_some_and(|is| is.value))

@@ -19,7 +19,7 @@ pub use mesh::{InboundCluster, Mesh, OutboundTrafficPolicy, ProxyKind};
 pub use pods::{Container, Gate, Pod, ProcessName, Sidecar, Workload, XdsType};
 pub use requests::{Actor, Body, Exchange, Piece, Read, Request, RequestKind, Slowly};
 pub use services::{
-    DestinationRule, HttpMatch, HttpRoute, Protocol, Service, ServicePort, StringMatch, VirtualService,
+    ConnectionPool, DestinationRule, HttpMatch, HttpRoute, Protocol, Service, ServicePort, StringMatch, VirtualService,
     WeightedDestination,
 };
 pub use steps::{Action, Event, Impairment, Power, RulesRerun, Step, Target};

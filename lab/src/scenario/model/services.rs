@@ -56,6 +56,17 @@ pub struct DestinationRule {
     pub service: usize,
     /// Subset name and the labels that select it.
     pub subsets: Vec<(String, BTreeMap<String, String>)>,
+    /// `trafficPolicy.connectionPool`.
+    pub connection_pool: ConnectionPool,
+}
+
+/// How long connections to a service may be idle; none = as the sidecar's own configuration has it, zero = for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionPool {
+    /// `http.idleTimeout`: of a connection that no request rides (an hour, if nothing else is said).
+    pub http_idle: Option<Duration>,
+    /// `tcp.idleTimeout`: of a connection on which no byte passes (an hour).
+    pub tcp_idle: Option<Duration>,
 }
 
 /// HTTP routes to a service (Istio `VirtualService`).

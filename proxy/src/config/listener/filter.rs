@@ -67,8 +67,6 @@ pub struct HttpConfig {
     pub preserve_request_id: bool,
     /// Upgrades that pass through, in lower case.
     pub upgrades: Vec<String>,
-    /// How long a stream may stand still; none = for ever.
-    pub stream_idle_timeout: Option<Duration>,
     /// How long a connection may wait for a request; none = for ever.
     pub idle_timeout: Option<Duration>,
     /// Paths are normalised before they are matched.
@@ -115,6 +113,7 @@ impl TcpConfig {
         let new = || TcpStats {
             cx_total: all.counter(&format!("tcp.{}.downstream_cx_total", self.stat_prefix)),
             cx_active: all.gauge(&format!("tcp.{}.downstream_cx_active", self.stat_prefix)),
+            idle_timeout: all.counter(&format!("tcp.{}.idle_timeout", self.stat_prefix)),
         };
         Rc::clone(self.stats.get_or_init(|| Rc::new(new())))
     }
@@ -127,6 +126,8 @@ pub struct TcpStats {
     pub cx_total: Stat,
     /// Connections that are open.
     pub cx_active: Stat,
+    /// Connections that were closed because nothing passed.
+    pub idle_timeout: Stat,
 }
 
 fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<HttpConfig, Refused> {
@@ -148,6 +149,10 @@ fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<Http
     {
         return Err(refused(format!("HTTP filter {} is not supported", unknown.name)));
     }
+    // Five minutes unless it is given.
+    if !hcm.stream_idle_timeout.as_ref().is_some_and(|timeout| limit(Some(timeout)).is_none()) {
+        return Err(refused("a stream_idle_timeout is not supported: 0s turns it off".to_owned()));
+    }
     let server_name = if hcm.server_name.is_empty() {
         "envoy"
     } else {
@@ -167,10 +172,6 @@ fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<Http
             .iter()
             .map(|upgrade| upgrade.upgrade_type.to_ascii_lowercase())
             .collect(),
-        stream_idle_timeout: match &hcm.stream_idle_timeout {
-            Some(timeout) => limit(Some(timeout)),
-            None => Some(Duration::from_mins(5)),
-        },
         // HttpProtocolOptions.idle_timeout: an hour unless said otherwise.
         idle_timeout: match common.and_then(|common| common.idle_timeout.as_ref()) {
             Some(timeout) => limit(Some(timeout)),
