@@ -277,13 +277,12 @@ impl Proxy {
         }
     }
 
-    /// Closes idle connections when their hosts do; never ends.
+    /// Closes idle connections when their hosts do, or their time is over; never ends.
     pub(crate) async fn watch_idle(self: Rc<Self>) {
         let idle = Rc::clone(&self.idle);
         idle.run(|| {
-            for known in self.clusters.borrow().values() {
-                known.cluster.sweep();
-            }
+            let clusters = self.clusters.borrow();
+            clusters.values().filter_map(|known| known.cluster.sweep()).min()
         })
         .await;
     }

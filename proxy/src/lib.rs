@@ -12,6 +12,7 @@ pub mod stats;
 
 pub mod config;
 
+pub mod streams;
 pub mod upstream;
 
 pub mod detect;

@@ -238,7 +238,8 @@ async fn run(
             // Which HTTP it is shows in the first bytes; a client of HTTP always speaks first.
             while could_be_http2(&prefix) {
                 let idle = config.idle_timeout.filter(|_| prefix.is_empty());
-                let Ok(filled) = at_most(idle, "a client's first bytes", fill(&mut stream, &mut prefix)).await
+                let Ok(filled) =
+                    at_most(idle, "a client's first bytes", fill(&mut stream, &mut prefix)).await
                 else {
                     config.stats(&proxy.stats).cx_idle_timeout.inc();
                     return Ok(());

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::drain::Drain;
-use crate::within::at;
+use crate::within::sleep_until;
 
 /// The most that is moved at once; also the size that the pipe is asked to have.
 const ROOM: usize = 256 * 1024;
@@ -122,7 +122,7 @@ async fn silence(last: &Cell<Instant>, idle: Option<Duration>) {
         if moment <= Instant::now() {
             return;
         }
-        at(moment).await;
+        sleep_until(moment).await;
     }
 }
 

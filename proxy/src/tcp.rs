@@ -119,7 +119,15 @@ async fn pass(
         }
     };
     (outcome.local, outcome.upstream_id) = (Some(link.local), Some(link.id));
-    let passed = splice::both_ways(client, prefix, upstream, BytesMut::new(), &chain.drain, config.idle_timeout).await;
+    let passed = splice::both_ways(
+        client,
+        prefix,
+        upstream,
+        BytesMut::new(),
+        &chain.drain,
+        config.idle_timeout,
+    )
+    .await;
     (outcome.received, outcome.sent) = (passed.to_host, passed.to_client);
     cluster.stats.cx_tx_bytes.add(passed.to_host);
     cluster.stats.cx_rx_bytes.add(passed.to_client);

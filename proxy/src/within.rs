@@ -43,9 +43,8 @@ pub async fn until<F: Future>(deadline: tokio::time::Instant, future: F) -> Opti
 }
 
 /// Ends at that moment.
-pub async fn at(moment: tokio::time::Instant) {
-    #[expect(clippy::disallowed_methods, reason = "a limit on silence is time, not an event")]
-    tokio::time::sleep_until(moment).await;
+pub fn sleep_until(moment: tokio::time::Instant) -> tokio::time::Sleep {
+    tokio::time::sleep_until(moment)
 }
 
 /// Lets a time pass that a back-off asks for.

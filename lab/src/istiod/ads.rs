@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::kind::Kind;
-use super::metadata::Metadata;
 use super::mesh::{ConnectionId, Current, Mesh};
+use super::metadata::Metadata;
 use super::registry::{Proxy, Report};
 use super::session::{self, Heard, Session};
 use super::snapshot::{Snapshot, Wanted};

@@ -68,7 +68,8 @@ fn outbound(registry: &Registry) -> Vec<Cluster> {
                         service_name: name.clone(),
                     }),
                     lb_policy: LbPolicy::LeastRequest.into(),
-                    typed_extension_protocol_options: upstream_protocol(port.protocol, idle).unwrap_or_default(),
+                    typed_extension_protocol_options: upstream_protocol(port.protocol, idle)
+                        .unwrap_or_default(),
                     ..cluster(name, DiscoveryType::Eds, None)
                 });
             }
@@ -127,7 +128,9 @@ fn cluster(name: String, discovery: DiscoveryType, protocol: Option<Protocol>) -
         name,
         connect_timeout: Some(duration(CONNECT_TIMEOUT)),
         circuit_breakers: Some(no_circuit_breakers()),
-        typed_extension_protocol_options: protocol.and_then(|it| upstream_protocol(it, None)).unwrap_or_default(),
+        typed_extension_protocol_options: protocol
+            .and_then(|it| upstream_protocol(it, None))
+            .unwrap_or_default(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(discovery.into())),
         ..Cluster::default()
     }

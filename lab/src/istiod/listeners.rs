@@ -175,12 +175,7 @@ fn virtual_outbound(view: View<'_>, interception: Interception) -> Listener {
         transparent: interception.transparent(),
         traffic_direction: TrafficDirection::Outbound.into(),
         filter_chains: vec![
-            black_hole(
-                view,
-                "virtualOutbound-blackhole",
-                VIRTUAL_OUTBOUND,
-                OUTBOUND_PORT,
-            ),
+            black_hole(view, "virtualOutbound-blackhole", VIRTUAL_OUTBOUND, OUTBOUND_PORT),
             catch_all,
         ],
         ..Listener::default()

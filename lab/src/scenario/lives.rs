@@ -159,7 +159,9 @@ fn is_of_connections_alone(metadata: &Value) -> bool {
 fn whole_milliseconds(value: &Value) -> Result<Duration, String> {
     let duration = duration(value)?;
     if !duration.as_nanos().is_multiple_of(1_000_000) {
-        return Err(format!("{IDLE_TIMEOUT} is a whole number of milliseconds, or 0s for no limit"));
+        return Err(format!(
+            "{IDLE_TIMEOUT} is a whole number of milliseconds, or 0s for no limit"
+        ));
     }
     Ok(duration)
 }

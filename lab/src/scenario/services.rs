@@ -12,8 +12,8 @@ use regex::Regex;
 use super::families::{self, IpFamilies};
 use super::fields::{At, Fields, Reader, suggestion};
 use super::model::{
-    ConnectionPool, DestinationRule, HttpMatch, HttpRoute, Protocol, Service, ServicePort, StringMatch, VirtualService,
-    WeightedDestination,
+    ConnectionPool, DestinationRule, HttpMatch, HttpRoute, Protocol, Service, ServicePort, StringMatch,
+    VirtualService, WeightedDestination,
 };
 use super::names::label;
 

@@ -198,12 +198,12 @@ mod tests {
             ..Bootstrap::istio("sidecar~10.244.0.7~web-v1.default~default.svc.cluster.local")
         };
         assert_eq!(
-            bootstrap.envoy_json()["node"]["metadata"][INTERCEPTION_MODE],
+            bootstrap.envoy_json()["node"]["metadata"]["INTERCEPTION_MODE"],
             "TPROXY"
         );
         let metadata = bootstrap.node().metadata.unwrap();
         assert_eq!(
-            metadata.fields[INTERCEPTION_MODE].kind,
+            metadata.fields["INTERCEPTION_MODE"].kind,
             Some(Kind::StringValue("TPROXY".to_owned()))
         );
     }

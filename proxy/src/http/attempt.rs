@@ -110,7 +110,11 @@ pub(super) async fn attempt(
             host.share(connection.clone());
             connection
         };
-        return over_http2(request, connection, body, client, info, again).await;
+        let stream = connection.streams.begin();
+        let answered = over_http2(request, connection, body, client, info, again).await;
+        drop(stream);
+        request.cluster.rests();
+        return answered;
     }
     let mut connection = match host.take(&request.cluster.config, request.source) {
         Some(connection) => connection,

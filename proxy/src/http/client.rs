@@ -58,11 +58,9 @@ pub(super) struct Http1Client<'a> {
     pub close: bool,
     /// The client wants the connection closed after the response: its end and the connection's go in one segment.
     last: bool,
-    /// Whether clients of this listener are to leave.
+    /// Whether the client is to leave.
     drain: &'a Drain,
-    /// This one is to leave: it was idle for too long.
-    pub leaves: bool,
-    /// What the response said of that.
+    /// What the response says of that, or said.
     pub said: Said,
     /// How the response's body ends.
     framing: Framing,
@@ -92,7 +90,6 @@ impl<'a> Http1Client<'a> {
             close,
             last: close,
             drain,
-            leaves: false,
             said: Said::Nothing,
             framing: Framing::None,
         }
@@ -181,7 +178,8 @@ impl Client<'_> {
                     framing
                 };
                 // After a change of the protocol there is no answer that could say it.
-                let leaves = (client.leaves || client.drain.has_begun()) && head.status != StatusCode::SWITCHING_PROTOCOLS;
+                let leaves = (client.said == Said::Leave || client.drain.has_begun())
+                    && head.status != StatusCode::SWITCHING_PROTOCOLS;
                 if leaves {
                     client.said = Said::Leave;
                 }

@@ -152,6 +152,12 @@ impl<S> Wire<S> {
         self.0.borrow().incoming.begun
     }
 
+    /// True if nothing of a frame is still to be sent.
+    pub(super) fn is_between_frames(&self) -> bool {
+        let outgoing = self.0.borrow().outgoing;
+        outgoing.has == 0 && outgoing.rest == 0
+    }
+
     /// The connection itself, once hyper has let go of it.
     pub(super) fn into_stream(self) -> Option<S> {
         Some(Rc::into_inner(self.0)?.into_inner().stream)

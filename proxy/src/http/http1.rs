@@ -26,7 +26,7 @@ use crate::within::{until, within};
 const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 
 /// How long a client that was asked to leave may take (`HttpConnectionManager.drain_timeout`).
-const LEAVE: Duration = Duration::from_secs(5);
+pub(super) const LEAVE: Duration = Duration::from_secs(5);
 
 /// Why no further request is awaited.
 enum Late {
@@ -45,7 +45,9 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
     loop {
         let limit = match leaves_at {
             Some(moment) => Some((moment, Late::Leaving)),
-            None => config.idle_timeout.map(|idle| (Instant::now() + idle, Late::Idle)),
+            None => config
+                .idle_timeout
+                .map(|idle| (Instant::now() + idle, Late::Idle)),
         };
         let begins = begins(&mut read, &mut buffer);
         let begins = match limit {
@@ -84,8 +86,10 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
         let to_head = request.head.method == Method::HEAD;
         let mut body = RequestBody::http1(&mut read, &mut buffer, request.framing);
         let mut client = Client::Http1(Http1Client::new(&mut write, &mut out, to_head, closes, drain));
-        if let Client::Http1(client) = &mut client {
-            client.leaves = leaves_at.is_some();
+        if let Client::Http1(client) = &mut client
+            && leaves_at.is_some()
+        {
+            client.said = Said::Leave;
         }
         let fate = exchange(connection, config, request.head, &mut body, &mut client).await;
         if matches!(&client, Client::Http1(client) if client.said == Said::Leave) {

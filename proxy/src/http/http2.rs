@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use super::client::{Client, Http2Client};
 use super::exchange::exchange;
@@ -18,14 +19,16 @@ use super::fed::{Fed, Gone};
 use super::frames::{self, Wire};
 use super::head::RequestHead;
 use super::headers;
-use super::http1::linger;
-use super::offence::Offence;
+use super::http1::{LEAVE, linger};
+use super::offence::{Code, Offence};
 use super::request_body::RequestBody;
 use super::stream_info::StreamInfo;
 use super::{Connection, Ended, LocalExecutor};
 use crate::access_log::Flags;
 use crate::config::listener::HttpConfig;
 use crate::serve::Prefixed;
+use crate::streams::{Open, Streams};
+use crate::within::sleep_until;
 
 /// The most headers of a request (`HttpProtocolOptions.max_headers_count`).
 const MOST_HEADERS: usize = 100;
@@ -35,6 +38,9 @@ const MOST_HEADER_BYTES: u32 = 60 * 1024;
 
 /// As much is read at a time of what nobody needs.
 const MOST_WASTE: usize = 16 * 1024;
+
+/// The last stream of a GOAWAY that turns none away.
+const ANY_STREAM: u32 = (1 << 31) - 1;
 
 /// A stream that ends without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +68,12 @@ impl Leave {
 pub(super) async fn serve(connection: &Rc<Connection>, stream: TcpStream, prefix: BytesMut) {
     let wire = Wire::new(Prefixed::new(prefix, stream), Rc::clone(&connection.refused));
     let seen = Rc::new(Cell::new(0));
-    hyper_serves(connection, wire.share(), &seen).await;
+    let served = hyper_serves(connection, &wire, &seen).await;
     let Some(offence) = wire.offence() else {
         connection.ended.set(Ended::Quietly);
+        if served == Served::Idle {
+            leave(wire).await;
+        }
         return;
     };
     // The streams that end with it tell how.
@@ -92,6 +101,25 @@ pub(super) async fn serve(connection: &Rc<Connection>, stream: TcpStream, prefix
     linger(&Held(stream)).await;
 }
 
+/// Closes a connection that was idle for too long.
+async fn leave(wire: Wire<Prefixed>) {
+    let last = wire.last();
+    let Some(stream) = wire.into_stream() else { return };
+    let mut stream = stream.into_stream();
+    // A client that is gone does not hear it.
+    drop(frames::go_away(&mut stream, last, Code::NoError).await);
+    linger(&Held(stream)).await;
+}
+
+/// How hyper's part ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Served {
+    /// It has closed the connection.
+    Closed,
+    /// No stream was begun for too long, and the client did not go when it was asked to.
+    Idle,
+}
+
 /// A connection that is let go of in a while.
 struct Held(TcpStream);
 
@@ -112,15 +140,23 @@ fn no_request(connection: &Connection, config: &HttpConfig, details: &'static st
 }
 
 /// Hyper's part of it. `seen` counts the requests that it has handed over.
-async fn hyper_serves(connection: &Rc<Connection>, wire: Wire<Prefixed>, seen: &Rc<Cell<u32>>) {
-    let io = TokioIo::new(wire);
+async fn hyper_serves(connection: &Rc<Connection>, wire: &Wire<Prefixed>, seen: &Rc<Cell<u32>>) -> Served {
+    let io = TokioIo::new(wire.share());
     let task_connection = Rc::clone(connection);
     let seen = Rc::clone(seen);
     let leave = Rc::new(Leave::default());
     let task_leave = Rc::clone(&leave);
+    let streams = Rc::new(Streams::default());
+    let task_streams = Rc::clone(&streams);
     let service = service_fn(move |request| {
         seen.set(seen.get() + 1);
-        answer(Rc::clone(&task_connection), Rc::clone(&task_leave), request)
+        let stream = task_streams.begin();
+        answer(
+            Rc::clone(&task_connection),
+            Rc::clone(&task_leave),
+            request,
+            stream,
+        )
     });
     let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
     builder
@@ -128,21 +164,40 @@ async fn hyper_serves(connection: &Rc<Connection>, wire: Wire<Prefixed>, seen: &
         .max_header_list_size(MOST_HEADER_BYTES);
     let mut serving = pin!(builder.serve_connection(io, service));
     // An error here is the client's: it went away, or broke the protocol.
-    tokio::select! {
+    let is_idle = tokio::select! {
         biased;
-        ended = serving.as_mut() => return drop(ended),
-        () = leave.wanted.notified() => {}
+        _ended = serving.as_mut() => return Served::Closed,
+        () = leave.wanted.notified() => false,
+        () = streams.idle(connection.config().and_then(|config| config.idle_timeout)) => true,
+    };
+    if is_idle {
+        if let Some(config) = connection.config() {
+            config.stats(&connection.proxy.stats).cx_idle_timeout.inc();
+        }
+        if wire.is_between_frames() {
+            // Whoever has begun a stream meanwhile gets its answer (RFC 9113, 6.8).
+            drop(frames::go_away(&mut wire.share(), ANY_STREAM, Code::NoError).await);
+        }
+        let moment = Instant::now() + LEAVE;
+        tokio::select! {
+            biased;
+            _ended = serving.as_mut() => return Served::Closed,
+            () = leave.wanted.notified() => {}
+            () = async { sleep_until(moment).await; streams.none().await } => return Served::Idle,
+        }
     }
     serving.as_mut().graceful_shutdown();
     leave.is_told.set(true);
     leave.told.notify_waiters();
     drop(serving.await);
+    Served::Closed
 }
 
 async fn answer(
     connection: Rc<Connection>,
     leave: Rc<Leave>,
     request: Request<Incoming>,
+    stream: Open,
 ) -> Result<Response<Fed>, Reset> {
     if request.headers().len() > MOST_HEADERS {
         if let Some(config) = connection.config() {
@@ -164,6 +219,7 @@ async fn answer(
         if let Some(config) = connection.config() {
             one(&connection, config, request, head, gone).await;
         }
+        drop(stream);
     });
     let response = answered.await.map_err(|_error| Reset)?;
     if connection.chain.drain.has_begun() {

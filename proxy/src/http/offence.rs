@@ -3,6 +3,8 @@
 /// An error code (RFC 9113, 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
+    /// `NO_ERROR`.
+    NoError,
     /// `PROTOCOL_ERROR`.
     Protocol,
     /// `STREAM_CLOSED`.
@@ -28,6 +30,7 @@ impl Code {
     /// As frames have it.
     pub const fn number(self) -> u32 {
         match self {
+            Self::NoError => 0,
             Self::Protocol => 1,
             Self::StreamClosed => 5,
             Self::FrameSize => 6,

@@ -239,6 +239,7 @@ pub async fn connect_http2(
         id,
         local,
         source,
+        streams: std::rc::Rc::default(),
     })
 }
 

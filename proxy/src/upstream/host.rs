@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use bytes::BytesMut;
@@ -11,7 +12,8 @@ use tokio::time::Instant;
 use crate::addr::Source;
 use crate::config::cluster::ClusterConfig;
 use crate::http::fed::Fed;
-use crate::stats::{AtEnd, Held};
+use crate::stats::{AtEnd, Held, Stat};
+use crate::streams::Streams;
 
 /// A host.
 #[derive(Debug)]
@@ -78,6 +80,8 @@ pub struct Http2 {
     pub local: SocketAddr,
     /// Whose address it was given for that.
     pub source: Option<Source>,
+    /// The requests that ride it.
+    pub streams: Rc<Streams>,
 }
 
 /// One more; counters of hosts belong to one worker.
@@ -143,11 +147,30 @@ impl Host {
         shared.push(connection);
     }
 
-    /// Closes what the host has closed, and what idles for too long.
-    pub fn sweep(&self, config: &ClusterConfig) {
+    /// Closes what the host has closed, and what idles for too long, which `too_long` counts. Gives the moment at which
+    /// the next one will have idled for too long.
+    pub fn sweep(&self, config: &ClusterConfig, too_long: &Stat) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        let mut is_fresh = |since: Instant| {
+            let Some(limit) = config.idle_timeout else {
+                return true;
+            };
+            let end = since + limit;
+            let is_fresh = Instant::now() < end;
+            if is_fresh {
+                next = Some(next.map_or(end, |next| next.min(end)));
+            } else {
+                too_long.inc();
+            }
+            is_fresh
+        };
         self.idle
             .borrow_mut()
-            .retain(|connection| connection.is_fresh(config) && connection.is_open());
+            .retain(|connection| connection.is_open() && is_fresh(connection.idle_since));
+        self.shared.borrow_mut().retain(|connection| {
+            !connection.sender.is_closed() && connection.streams.idle_since().is_none_or(&mut is_fresh)
+        });
+        next
     }
 
     /// Closes all connections that no request rides.
@@ -183,7 +206,7 @@ impl Http1 {
     fn is_fresh(&self, config: &ClusterConfig) -> bool {
         config
             .idle_timeout
-            .is_none_or(|limit| self.idle_since.elapsed() <= limit)
+            .is_none_or(|limit| self.idle_since.elapsed() < limit)
     }
 
     /// A host that has closed its end says so before anything else; a connection at rest is silent.
@@ -213,7 +236,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let bootstrap = crate::bootstrap::Bootstrap::istio("sidecar~10.0.0.1~a.default~x");
         let config = ClusterConfig::from_proto(&bootstrap.clusters()[0]).unwrap();
-        let cluster = Cluster::new(config, &crate::stats::Stats::default(), &std::rc::Rc::default());
+        let cluster = Cluster::new(config, &crate::stats::Stats::default(), &Rc::default());
         let host = Host::new(address);
         let mut open = Vec::new();
         for (id, source) in [

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use crate::config::cluster::{ClusterConfig, Discovery, Endpoints, Policy};
 use crate::stats::histogram::Histogram;
 use crate::stats::{Stat, Stats};
@@ -56,6 +58,8 @@ pub struct ClusterStats {
     pub membership_healthy: Stat,
     /// Connections that are over.
     pub cx_destroy: Stat,
+    /// Connections that were closed because no request rode them for too long.
+    pub cx_idle_timeout: Stat,
     /// Bytes that hosts sent.
     pub cx_rx_bytes: Stat,
     /// Bytes that were sent to hosts.
@@ -186,16 +190,28 @@ impl Cluster {
             .is_some_and(|known| Rc::ptr_eq(known, host));
         if stays {
             host.put(connection, &self.config, &self.watch.waker());
+            self.rests();
         }
     }
 
-    /// Closes connections that hosts have closed or that idle for too long, and forgets what is not used any more.
-    pub fn sweep(&self) {
+    /// A connection has come to rest.
+    pub fn rests(&self) {
+        if let Some(limit) = self.config.idle_timeout {
+            self.watch.look_at(Instant::now() + limit);
+        }
+    }
+
+    /// Closes connections that hosts have closed or that idle for too long, and forgets what is not used any more. Gives
+    /// the moment at which the next one will have idled for too long.
+    pub fn sweep(&self) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
         let is_open = self.config.discovery == Discovery::OriginalDst;
         self.hosts.borrow_mut().retain(|_, host| {
-            host.sweep(&self.config);
+            let of_host = host.sweep(&self.config, &self.stats.cx_idle_timeout);
+            next = next.into_iter().chain(of_host).min();
             !(is_open && host.is_unused())
         });
+        next
     }
 }
 
@@ -215,6 +231,7 @@ impl ClusterStats {
             membership_total: gauge("membership_total"),
             membership_healthy: gauge("membership_healthy"),
             cx_destroy: counter("upstream_cx_destroy"),
+            cx_idle_timeout: counter("upstream_cx_idle_timeout"),
             cx_rx_bytes: counter("upstream_cx_rx_bytes_total"),
             cx_tx_bytes: counter("upstream_cx_tx_bytes_total"),
             rq_active: gauge("upstream_rq_active"),

@@ -86,7 +86,10 @@ fn check(families: IpFamilies, own: [&str; 2], shared: &[&str], from: &[&str], t
     let mode = IpMode::of(proxy);
     let found = listeners::own(&registry, proxy, Metadata::default());
     assert_eq!(found.iter().map(place).collect::<Vec<_>>(), own);
-    let found: Vec<String> = listeners::shared(seen(&registry, mode)).iter().map(place).collect();
+    let found: Vec<String> = listeners::shared(seen(&registry, mode))
+        .iter()
+        .map(place)
+        .collect();
     for wanted in shared {
         assert!(
             found.iter().any(|found| found == wanted),

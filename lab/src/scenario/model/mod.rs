@@ -19,8 +19,8 @@ pub use mesh::{InboundCluster, Mesh, OutboundTrafficPolicy, ProxyKind};
 pub use pods::{Container, Gate, Pod, ProcessName, Sidecar, Workload, XdsType};
 pub use requests::{Actor, Body, Exchange, Piece, Read, Request, RequestKind, Slowly};
 pub use services::{
-    ConnectionPool, DestinationRule, HttpMatch, HttpRoute, Protocol, Service, ServicePort, StringMatch, VirtualService,
-    WeightedDestination,
+    ConnectionPool, DestinationRule, HttpMatch, HttpRoute, Protocol, Service, ServicePort, StringMatch,
+    VirtualService, WeightedDestination,
 };
 pub use steps::{Action, Event, Impairment, Power, RulesRerun, Step, Target};
 

@@ -150,8 +150,14 @@ fn http(listener: &str, field: &str, hcm: &HttpConnectionManager) -> Result<Http
         return Err(refused(format!("HTTP filter {} is not supported", unknown.name)));
     }
     // Five minutes unless it is given.
-    if !hcm.stream_idle_timeout.as_ref().is_some_and(|timeout| limit(Some(timeout)).is_none()) {
-        return Err(refused("a stream_idle_timeout is not supported: 0s turns it off".to_owned()));
+    if hcm
+        .stream_idle_timeout
+        .as_ref()
+        .is_none_or(|timeout| limit(Some(timeout)).is_some())
+    {
+        return Err(refused(
+            "a stream_idle_timeout is not supported: 0s turns it off".to_owned(),
+        ));
     }
     let server_name = if hcm.server_name.is_empty() {
         "envoy"
