@@ -537,6 +537,32 @@ steps:
     }
 
     #[test]
+    fn an_idle_timeout_alone_asks_for_no_order() {
+        let text = |metadata: &str| {
+            format!(
+                "pods: [{{name: a, annotations: {{proxy.istio.io/config: 'proxyMetadata: {{{metadata}}}'}}, containers: [{{name: web}}]}}]\n\
+                steps: [{{wait: {{ready: a}}}}]\n"
+            )
+        };
+        let pod = |metadata: &str| {
+            let loaded =
+                parse("a.yaml", &text(metadata)).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));
+            let pod = &loaded.scenario.pods[0];
+            (pod.sidecar.as_ref().unwrap().life.idle_timeout, pod.life.ordered)
+        };
+        let millis = |number| Some(std::time::Duration::from_millis(number));
+        assert_eq!(pod("ISTIO_META_IDLE_TIMEOUT: 1500ms"), (millis(1500), false));
+        assert_eq!(pod("ISTIO_META_IDLE_TIMEOUT: 0s"), (millis(0), false));
+        let both = "ISTIO_META_IDLE_TIMEOUT: 5s, MINIMUM_DRAIN_DURATION: 5s";
+        assert_eq!(pod(both), (millis(5000), true));
+        for wrong in ["1us", "soon"] {
+            let text = text(&format!("ISTIO_META_IDLE_TIMEOUT: {wrong}"));
+            let mistakes = parse("a.yaml", &text).unwrap_err().render();
+            assert!(mistakes.contains(super::PROXY_CONFIG), "{mistakes}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_told_at_their_place() {
         for (from, to, wanted) in [
             ("scale: 0.01", "scale: 0", "cannot go at 0"),

@@ -97,6 +97,14 @@ fn each_mistake_is_told_at_its_place() {
         "protocolDetectionTimeout: 500us",
         "not a whole number of milliseconds",
     );
+    let pool = |pool: &str| format!("host: web, trafficPolicy: {{connectionPool: {{{pool}}}}}, subsets");
+    for (wrong, said) in [
+        ("http: {idleTimeout: 500us}", "not a whole number of milliseconds"),
+        ("tcp: {idleTimeout: 5}", "is not a duration"),
+        ("tcp: {idleTimeot: 5s}", "did you mean `idleTimeout`?"),
+    ] {
+        refused("host: web, subsets", &pool(wrong), said);
+    }
     refused("host: web, subsets", "host: wep, subsets", "did you mean `web`?");
     refused("subset: v1}}]", "subset: v9}}]", "has no subset `v9`");
     refused("timeout: 500ms}]", "timeout: 500}]", "is not a duration");

@@ -1,6 +1,7 @@
 //! A small mesh, and what is served for it: shapes by snapshot, streams by a real client.
 
 mod families;
+mod idle;
 mod sessions;
 mod shapes;
 mod streams;
