@@ -41,14 +41,16 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
     let (mut read, mut write) = stream.into_split();
     let (mut buffer, mut out) = (prefix, BytesMut::new());
     let drain = &connection.chain.drain;
+    let idle = || config.idle_timeout.map(|idle| Instant::now() + idle);
     let mut leaves_at: Option<Instant> = None;
+    let mut idle_at = idle();
     loop {
-        let limit = match leaves_at {
-            Some(moment) => Some((moment, Late::Leaving)),
-            None => config
-                .idle_timeout
-                .map(|idle| (Instant::now() + idle, Late::Idle)),
-        };
+        let leaving = leaves_at.map(|moment| (moment, Late::Leaving));
+        let idling = idle_at.map(|moment| (moment, Late::Idle));
+        let limit = leaving
+            .into_iter()
+            .chain(idling)
+            .min_by_key(|(moment, _)| *moment);
         let begins = begins(&mut read, &mut buffer);
         let begins = match limit {
             Some((moment, late)) => until(moment, begins).await.ok_or(late),
@@ -59,7 +61,8 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
             Ok(false) => return,
             Err(Late::Idle) => {
                 config.stats(&connection.proxy.stats).cx_idle_timeout.inc();
-                leaves_at = Some(Instant::now() + LEAVE);
+                leaves_at.get_or_insert_with(|| Instant::now() + LEAVE);
+                idle_at = None;
                 continue;
             }
             Err(Late::Leaving) => {
@@ -95,6 +98,7 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
         if matches!(&client, Client::Http1(client) if client.said == Said::Leave) {
             leaves_at.get_or_insert_with(|| Instant::now() + LEAVE);
         }
+        idle_at = idle();
         match fate {
             Fate::GoesOn if !closes => {}
             Fate::GoesOn => return write.forget(),
