@@ -4,7 +4,7 @@
 //! Only heads of frames are looked at; nothing is copied, but a head that came in two parts.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::offence::{Code, Offence};
+use crate::streams::{Open, Streams};
 
 /// The head of a frame (RFC 9113, 4.1), and the length of the padding if it has some.
 const LONGEST_HEAD: usize = 10;
@@ -74,6 +75,9 @@ struct Incoming {
     begun: u32,
     /// Streams whose end the client has not sent.
     open: BTreeSet<u32>,
+    /// Streams whose answer has not ended.
+    under_way: BTreeMap<u32, Open>,
+    streams: Rc<Streams>,
     /// What came last, of all that could be to blame for a stream, is a head.
     ends_in_head: bool,
 }
@@ -129,6 +133,8 @@ impl<S> Wire<S> {
                 last: 0,
                 begun: 0,
                 open: BTreeSet::new(),
+                under_way: BTreeMap::new(),
+                streams: Rc::default(),
                 ends_in_head: false,
             },
             outgoing: Outgoing::default(),
@@ -161,6 +167,11 @@ impl<S> Wire<S> {
     /// The connection itself, once hyper has let go of it.
     pub(super) fn into_stream(self) -> Option<S> {
         Some(Rc::into_inner(self.0)?.into_inner().stream)
+    }
+
+    /// Its streams, each until the last frame of its answer goes out.
+    pub(super) fn streams(&self) -> Rc<Streams> {
+        Rc::clone(&self.0.borrow().incoming.streams)
     }
 
     /// The last stream that the client began.
@@ -269,6 +280,7 @@ impl Incoming {
                     self.last = stream;
                     self.begun += 1;
                     self.open.insert(stream);
+                    self.under_way.insert(stream, self.streams.begin());
                 }
                 self.ends_in_head = true;
                 self.ends(head);
@@ -277,6 +289,7 @@ impl Incoming {
             kind::CONTINUATION if head.has(END_HEADERS) => self.block = None,
             kind::RST_STREAM => {
                 self.open.remove(&stream);
+                self.under_way.remove(&stream);
             }
             _ => {}
         }
@@ -292,8 +305,13 @@ impl Incoming {
 
 impl Outgoing {
     /// Goes over what is written. `error` is asked, for each GOAWAY and `RST_STREAM` with an error, whether that is the end:
-    /// where the frame begins, its head, the error.
-    fn look(&mut self, bytes: &[u8], mut error: impl FnMut(usize, Head, u32) -> bool) {
+    /// where the frame begins, its head, the error. `ends` is told of streams whose last frame that is.
+    fn look(
+        &mut self,
+        bytes: &[u8],
+        mut error: impl FnMut(usize, Head, u32) -> bool,
+        mut ends: impl FnMut(u32),
+    ) {
         let (mut at, mut begins) = (0, 0);
         while at < bytes.len() {
             if self.rest == 0 {
@@ -309,6 +327,10 @@ impl Outgoing {
                 }
                 let head = Head::of(&self.head);
                 (self.rest, self.has) = (head.length, 0);
+                let may_end = matches!(head.kind, kind::DATA | kind::HEADERS);
+                if head.kind == kind::RST_STREAM || may_end && head.has(END_STREAM) {
+                    ends(head.stream);
+                }
                 let error_at = match head.kind {
                     kind::GOAWAY => Some(at + 4),
                     kind::RST_STREAM => Some(at),
@@ -328,8 +350,8 @@ impl Outgoing {
     }
 
     /// These bytes were written.
-    fn passed(&mut self, bytes: &[u8]) {
-        self.look(bytes, |_, _, _| false);
+    fn passed(&mut self, bytes: &[u8], ends: impl FnMut(u32)) {
+        self.look(bytes, |_, _, _| false, ends);
     }
 }
 
@@ -340,7 +362,7 @@ impl<S> Inner<S> {
         let mut allowed = 0;
         for slice in slices {
             let mut cut = None;
-            outgoing.look(slice, |begins, head, error| {
+            let error = |begins: usize, head: Head, error: u32| {
                 let (goes_away, of_head) = (head.kind == kind::GOAWAY, self.incoming.ends_in_head);
                 let offence = Offence::told_by_hyper(goes_away, error, of_head);
                 cut = offence.map(|offence| (begins, offence));
@@ -348,7 +370,8 @@ impl<S> Inner<S> {
                     self.refused.set(true);
                 }
                 cut.is_some()
-            });
+            };
+            outgoing.look(slice, error, |_| {});
             if let Some((begins, offence)) = cut {
                 self.offence.get_or_insert(offence);
                 return allowed + begins;
@@ -488,7 +511,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         let mut left = written;
         for slice in slices {
             let length = left.min(slice.len());
-            inner.outgoing.passed(&slice[..length]);
+            let under_way = &mut inner.incoming.under_way;
+            inner.outgoing.passed(&slice[..length], |stream| {
+                under_way.remove(&stream);
+            });
             left -= length;
         }
         Poll::Ready(Ok(written))

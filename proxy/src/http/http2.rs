@@ -27,7 +27,6 @@ use super::{Connection, Ended, LocalExecutor};
 use crate::access_log::Flags;
 use crate::config::listener::HttpConfig;
 use crate::serve::Prefixed;
-use crate::streams::{Open, Streams};
 use crate::within::sleep_until;
 
 /// The most headers of a request (`HttpProtocolOptions.max_headers_count`).
@@ -146,17 +145,10 @@ async fn hyper_serves(connection: &Rc<Connection>, wire: &Wire<Prefixed>, seen: 
     let seen = Rc::clone(seen);
     let leave = Rc::new(Leave::default());
     let task_leave = Rc::clone(&leave);
-    let streams = Rc::new(Streams::default());
-    let task_streams = Rc::clone(&streams);
+    let streams = wire.streams();
     let service = service_fn(move |request| {
         seen.set(seen.get() + 1);
-        let stream = task_streams.begin();
-        answer(
-            Rc::clone(&task_connection),
-            Rc::clone(&task_leave),
-            request,
-            stream,
-        )
+        answer(Rc::clone(&task_connection), Rc::clone(&task_leave), request)
     });
     let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
     builder
@@ -197,7 +189,6 @@ async fn answer(
     connection: Rc<Connection>,
     leave: Rc<Leave>,
     request: Request<Incoming>,
-    stream: Open,
 ) -> Result<Response<Fed>, Reset> {
     if request.headers().len() > MOST_HEADERS {
         if let Some(config) = connection.config() {
@@ -219,7 +210,6 @@ async fn answer(
         if let Some(config) = connection.config() {
             one(&connection, config, request, head, gone).await;
         }
-        drop(stream);
     });
     let response = answered.await.map_err(|_error| Reset)?;
     if connection.chain.drain.has_begun() {
