@@ -338,7 +338,7 @@ impl<'a> Reader<'a> {
     /// A duration that Envoy counts in milliseconds: less than one would be none, which is no limit.
     pub(super) fn limit(&self, at: At<'_>) -> Option<Duration> {
         let limit = self.duration(at.clone())?;
-        if !limit.as_nanos().is_multiple_of(1_000_000) {
+        if !is_whole_milliseconds(limit) {
             self.wrong(
                 &at,
                 "not a whole number of milliseconds",
@@ -347,6 +347,11 @@ impl<'a> Reader<'a> {
         }
         Some(limit)
     }
+}
+
+/// As Envoy counts limits.
+pub(super) fn is_whole_milliseconds(limit: Duration) -> bool {
+    limit.as_nanos().is_multiple_of(1_000_000)
 }
 
 /// A number with its unit.

@@ -158,7 +158,7 @@ fn is_of_connections_alone(metadata: &Value) -> bool {
 /// Envoy counts in milliseconds: less than one would be none, which is no limit.
 fn whole_milliseconds(value: &Value) -> Result<Duration, String> {
     let duration = duration(value)?;
-    if !duration.as_nanos().is_multiple_of(1_000_000) {
+    if !super::fields::is_whole_milliseconds(duration) {
         return Err(format!(
             "{IDLE_TIMEOUT} is a whole number of milliseconds, or 0s for no limit"
         ));
@@ -518,14 +518,17 @@ steps:
         assert!(cni.cni && !cni.init.contains(&InitStep::Rules));
     }
 
+    /// A pod with this annotation and nothing else of a life.
+    fn with_proxy_config(config: &str) -> String {
+        format!(
+            "pods: [{{name: a, annotations: {{proxy.istio.io/config: '{config}'}}, containers: [{{name: web}}]}}]\n\
+            steps: [{{wait: {{ready: a}}}}]\n"
+        )
+    }
+
     #[test]
     fn a_drain_duration_alone_asks_for_no_order() {
-        let text = |duration: &str| {
-            format!(
-                "pods: [{{name: a, annotations: {{proxy.istio.io/config: 'drainDuration: {duration}'}}, containers: [{{name: web}}]}}]\n\
-                steps: [{{wait: {{ready: a}}}}]\n"
-            )
-        };
+        let text = |duration: &str| with_proxy_config(&format!("drainDuration: {duration}"));
         let loaded = parse("a.yaml", &text("7s")).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));
         let pod = &loaded.scenario.pods[0];
         assert_eq!(pod.sidecar.as_ref().unwrap().life.drain_duration.as_secs(), 7);
@@ -538,12 +541,7 @@ steps:
 
     #[test]
     fn an_idle_timeout_alone_asks_for_no_order() {
-        let text = |metadata: &str| {
-            format!(
-                "pods: [{{name: a, annotations: {{proxy.istio.io/config: 'proxyMetadata: {{{metadata}}}'}}, containers: [{{name: web}}]}}]\n\
-                steps: [{{wait: {{ready: a}}}}]\n"
-            )
-        };
+        let text = |metadata: &str| with_proxy_config(&format!("proxyMetadata: {{{metadata}}}"));
         let pod = |metadata: &str| {
             let loaded =
                 parse("a.yaml", &text(metadata)).unwrap_or_else(|mistakes| panic!("{}", mistakes.render()));

@@ -12,8 +12,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
+use super::http1::DELAYED_CLOSE;
 use super::offence::{Code, Offence};
 use crate::streams::{Open, Streams};
+use crate::within::within;
 
 /// The head of a frame (RFC 9113, 4.1), and the length of the padding if it has some.
 const LONGEST_HEAD: usize = 10;
@@ -181,11 +183,12 @@ impl<S> Wire<S> {
 }
 
 /// Says what was wrong, and what was taken before.
-pub(super) async fn go_away(stream: &mut (impl AsyncWrite + Unpin), last: u32, code: Code) -> io::Result<()> {
+pub(super) async fn go_away(stream: &mut (impl AsyncWrite + Unpin), last: u32, code: Code) {
     let mut frame = vec![0, 0, 8, kind::GOAWAY, 0, 0, 0, 0, 0];
     frame.extend_from_slice(&last.to_be_bytes());
     frame.extend_from_slice(&code.number().to_be_bytes());
-    stream.write_all(&frame).await
+    // A client that is gone, or that takes nothing, does not hear it.
+    drop(within(DELAYED_CLOSE, "a GOAWAY to be sent", stream.write_all(&frame)).await);
 }
 
 impl Incoming {

@@ -23,7 +23,7 @@ use crate::config::listener::HttpConfig;
 use crate::within::{until, within};
 
 /// How long a client may take to close a connection that is over (`HttpConnectionManager.delayed_close_timeout`).
-const DELAYED_CLOSE: Duration = Duration::from_secs(1);
+pub(super) const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 
 /// How long a client that was asked to leave may take (`HttpConnectionManager.drain_timeout`).
 pub(super) const LEAVE: Duration = Duration::from_secs(5);

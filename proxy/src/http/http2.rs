@@ -71,7 +71,7 @@ pub(super) async fn serve(connection: &Rc<Connection>, stream: TcpStream, prefix
     let Some(offence) = wire.offence() else {
         connection.ended.set(Ended::Quietly);
         if served == Served::Idle {
-            leave(wire).await;
+            close(wire, Some(Code::NoError)).await;
         }
         return;
     };
@@ -87,26 +87,24 @@ pub(super) async fn serve(connection: &Rc<Connection>, stream: TcpStream, prefix
             Flags::DOWNSTREAM_PROTOCOL_ERROR,
         );
     }
-    let last = wire.last();
-    let Some(stream) = wire.into_stream() else { return };
-    let mut stream = stream.into_stream();
-    // What came with it is read, or closing would be a reset.
-    let mut waste = vec![0; MOST_WASTE];
-    while matches!(stream.try_read(&mut waste), Ok(1..)) {}
-    if let Offence::Frame(code) = offence {
-        // A client that is gone does not hear it.
-        drop(frames::go_away(&mut stream, last, code).await);
-    }
-    linger(&Held(stream)).await;
+    let code = match offence {
+        Offence::Frame(code) => Some(code),
+        Offence::Rule | Offence::Head => None,
+    };
+    close(wire, code).await;
 }
 
-/// Closes a connection that was idle for too long.
-async fn leave(wire: Wire<Prefixed>) {
+/// Closes a connection that hyper has let go of; the client is told this code, if there is one.
+async fn close(wire: Wire<Prefixed>, code: Option<Code>) {
     let last = wire.last();
     let Some(stream) = wire.into_stream() else { return };
     let mut stream = stream.into_stream();
-    // A client that is gone does not hear it.
-    drop(frames::go_away(&mut stream, last, Code::NoError).await);
+    // What came is read, or closing would be a reset.
+    let mut waste = vec![0; MOST_WASTE];
+    while matches!(stream.try_read(&mut waste), Ok(1..)) {}
+    if let Some(code) = code {
+        frames::go_away(&mut stream, last, code).await;
+    }
     linger(&Held(stream)).await;
 }
 
@@ -168,7 +166,7 @@ async fn hyper_serves(connection: &Rc<Connection>, wire: &Wire<Prefixed>, seen: 
         }
         if wire.is_between_frames() {
             // Whoever has begun a stream meanwhile gets its answer (RFC 9113, 6.8).
-            drop(frames::go_away(&mut wire.share(), ANY_STREAM, Code::NoError).await);
+            frames::go_away(&mut wire.share(), ANY_STREAM, Code::NoError).await;
         }
         let moment = Instant::now() + LEAVE;
         tokio::select! {
