@@ -78,8 +78,7 @@ fn use_listener(config: &ListenerConfig) {
                 tcp.idle_timeout.into_iter().for_each(can_be_waited_for);
             }
             NetworkFilter::Http(http) => {
-                let limits = [http.stream_idle_timeout, http.idle_timeout];
-                limits.into_iter().flatten().for_each(can_be_waited_for);
+                http.idle_timeout.into_iter().for_each(can_be_waited_for);
                 match &http.routes {
                     Routes::Inline(table) => use_routes(table),
                     Routes::Rds(_) => {}
