@@ -123,7 +123,10 @@ pub fn parse(pod: &str, line: &str) -> Result<Entry, Error> {
             .and_then(|code| u16::try_from(code).ok())
             .filter(|code| *code != 0),
         response_flags: text(&fields, "response_flags")
-            .map(|flags| flags.split(',').map(ToOwned::to_owned).collect())
+            .map(|flags| {
+                let flags = flags.split(',').filter(|flag| !matches!(*flag, "" | "-"));
+                flags.map(ToOwned::to_owned).collect()
+            })
             .unwrap_or_default(),
         response_code_details: text(&fields, "response_code_details"),
         upstream_cluster: text(&fields, "upstream_cluster"),
@@ -189,6 +192,12 @@ mod tests {
         let entry = parse("a", line).unwrap();
         assert!(entry.response_flags.is_empty());
         assert_eq!(entry.response_code, None);
+    }
+
+    #[test]
+    fn a_flag_that_says_nothing_is_none() {
+        let line = r#"{"downstream_remote_address":"10.244.0.5:4242","response_flags":"UF,,-,URX"}"#;
+        assert_eq!(parse("a", line).unwrap().response_flags, ["UF", "URX"]);
     }
 
     #[test]
