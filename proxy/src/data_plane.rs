@@ -625,7 +625,6 @@ impl Proxy {
         self.drain_chains(changed, Gone::FilterChain);
         if first && self.state.get() != ServerState::Draining {
             self.become_state(ServerState::Live);
-            crate::sys::give_back();
             self.stats.gauge("server.live").set(1);
             log("all dependencies initialized. starting workers");
         }

@@ -18,11 +18,13 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use envoy_types::pb::google::rpc::Status;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
 use tonic::transport::Endpoint;
 
 use crate::data_plane::Proxy;
-use crate::within::back_off;
+use crate::within::{back_off, until};
 
 /// An xDS resource type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,6 +68,9 @@ struct Subscription {
 /// How a connection's end is followed by the next attempt: at random between these (the bootstrap of a sidecar says
 /// so; Envoy's own default of up to 30 s would look like a hang).
 const BACK_OFF: std::ops::Range<u64> = 100..500;
+
+/// How long after the last response the configuration has settled.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Lives on an ADS server until the process ends.
 pub async fn run(proxy: Rc<Proxy>, server: String, node: Node) {
@@ -113,10 +118,21 @@ async fn stream(
         .await;
     let mut responses = response.map_err(|status| status.to_string())?.into_inner();
     connected.set(1);
-    while let Some(response) = responses.message().await.map_err(|status| status.to_string())? {
+    while let Some(response) = next(&mut responses).await.map_err(|status| status.to_string())? {
         session.take(proxy, &response);
     }
     Ok(())
+}
+
+/// The next response. If it keeps us waiting, the start or a change is over, and what only that needed is given back.
+async fn next(
+    responses: &mut Streaming<DiscoveryResponse>,
+) -> Result<Option<DiscoveryResponse>, tonic::Status> {
+    if let Some(response) = until(Instant::now() + SETTLED, responses.message()).await {
+        return response;
+    }
+    crate::sys::give_back();
+    responses.message().await
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
