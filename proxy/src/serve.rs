@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::addr::{Arrival, Downstream, Source};
-use crate::config::listener::{FilterChain, ListenerConfig, NetworkFilter, Socket};
+use crate::config::listener::{FilterChain, HttpConfig, ListenerConfig, NetworkFilter, Socket};
 use crate::data_plane::Proxy;
 use crate::detect::{self, Seen};
 use crate::http::{self, h1::fill};
@@ -225,48 +225,57 @@ async fn run(
     proxy: Rc<Proxy>,
     chain: Rc<FilterChain>,
     downstream: Downstream,
+    stream: TcpStream,
+    prefix: BytesMut,
+) -> io::Result<()> {
+    // Each a function of its own: they take the same memory of a connection's task, not one after the other.
+    match &chain.filter {
+        NetworkFilter::Tcp(config) => {
+            tcp::serve(&proxy, config, &chain, downstream, next_id(), stream, prefix).await;
+            Ok(())
+        }
+        NetworkFilter::Http(config) => serve_http(proxy, config, &chain, downstream, stream, prefix).await,
+    }
+}
+
+async fn serve_http(
+    proxy: Rc<Proxy>,
+    config: &HttpConfig,
+    chain: &Rc<FilterChain>,
+    downstream: Downstream,
     mut stream: TcpStream,
     mut prefix: BytesMut,
 ) -> io::Result<()> {
     let id = next_id();
-    let descriptor = stream.as_raw_fd();
-    match &chain.filter {
-        NetworkFilter::Tcp(config) => {
-            tcp::serve(&proxy, config, &chain, downstream, id, stream, prefix).await;
+    // Which HTTP it is shows in the first bytes; a client of HTTP always speaks first.
+    while could_be_http2(&prefix) {
+        let idle = config.idle_timeout.filter(|_| prefix.is_empty());
+        let Ok(filled) = at_most(idle, "a client's first bytes", fill(&mut stream, &mut prefix)).await else {
+            config.stats(&proxy.stats).cx_idle_timeout.inc();
+            return Ok(());
+        };
+        if filled? == 0 {
+            return Ok(());
         }
-        NetworkFilter::Http(config) => {
-            // Which HTTP it is shows in the first bytes; a client of HTTP always speaks first.
-            while could_be_http2(&prefix) {
-                let idle = config.idle_timeout.filter(|_| prefix.is_empty());
-                let Ok(filled) =
-                    at_most(idle, "a client's first bytes", fill(&mut stream, &mut prefix)).await
-                else {
-                    config.stats(&proxy.stats).cx_idle_timeout.inc();
-                    return Ok(());
-                };
-                if filled? == 0 {
-                    return Ok(());
-                }
-            }
-            let is_http2 = prefix.starts_with(detect::PREFACE);
-            let connection = http::Connection {
-                proxy,
-                downstream,
-                id,
-                chain: Rc::clone(&chain),
-                ended: Cell::default(),
-                refused: Rc::default(),
-            };
-            let mut serving = pin!(http::serve(connection, stream, prefix, is_http2));
-            tokio::select! {
-                biased;
-                () = serving.as_mut() => {}
-                () = chain.drain.over() => {
-                    // Whoever serves it has it still, and sees its end. It may have ended by itself meanwhile.
-                    shutdown(descriptor, Shutdown::Both).unwrap_or_default();
-                    serving.await;
-                }
-            }
+    }
+    let descriptor = stream.as_raw_fd();
+    let is_http2 = prefix.starts_with(detect::PREFACE);
+    let connection = http::Connection {
+        proxy,
+        downstream,
+        id,
+        chain: Rc::clone(chain),
+        ended: Cell::default(),
+        refused: Rc::default(),
+    };
+    let mut serving = pin!(http::serve(connection, stream, prefix, is_http2));
+    tokio::select! {
+        biased;
+        () = serving.as_mut() => {}
+        () = chain.drain.over() => {
+            // Whoever serves it has it still, and sees its end. It may have ended by itself meanwhile.
+            shutdown(descriptor, Shutdown::Both).unwrap_or_default();
+            serving.await;
         }
     }
     Ok(())

@@ -101,12 +101,8 @@ pub(super) async fn attempt(
         let connection = if let Some(connection) = host.http2(request.source) {
             connection
         } else {
-            let connection = connecting(
-                request,
-                body,
-                connect_http2(request.cluster, host, request.source),
-            )
-            .await?;
+            let made = connect_http2(request.cluster, host, request.source);
+            let connection = Box::pin(connecting(request, body, made)).await?;
             host.share(connection.clone());
             connection
         };
@@ -119,12 +115,9 @@ pub(super) async fn attempt(
     let mut connection = match host.take(&request.cluster.config, request.source) {
         Some(connection) => connection,
         None => {
-            connecting(
-                request,
-                body,
-                connect_http1(request.cluster, host, request.source),
-            )
-            .await?
+            // Once for many requests: room of its own, instead of room in every connection's task.
+            let made = connect_http1(request.cluster, host, request.source);
+            Box::pin(connecting(request, body, made)).await?
         }
     };
     Ok(

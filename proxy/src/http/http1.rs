@@ -116,7 +116,9 @@ pub(super) async fn serve(connection: &Connection, config: &HttpConfig, stream: 
                 return;
             }
             Fate::Upgraded(host, unlogged) => {
-                return tunnel::run(connection, config, (read, write), buffer, *host, *unlogged).await;
+                let ends = (read, write);
+                // Rare, and more than all the rest: room of its own, instead of room in every connection's task.
+                return Box::pin(tunnel::run(connection, config, ends, buffer, *host, *unlogged)).await;
             }
         }
     }
