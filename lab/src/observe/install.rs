@@ -208,6 +208,9 @@ fn contents(families: &[Layout]) -> Vec<(u16, u16, Vec<u8>)> {
     for (_, name, hook, priority) in CHAINS {
         all.push((NEW_CHAIN, 0, chain(name, hook, priority)));
     }
+    for name in ["prerouting", "output"] {
+        all.push((NEW_RULE, APPEND, rule(name, &later_segment())));
+    }
     for &ip in families {
         all.push((NEW_RULE, APPEND, rule("output", &user_of_syn(ip))));
     }
@@ -269,6 +272,17 @@ fn rule(chain: &str, expressions: &[(&str, Bytes)]) -> Vec<u8> {
 }
 
 type Expression = (&'static str, Bytes);
+
+/// A segment without SYN and RST concerns none of the further rules: almost all packets of a busy pod leave the chain here.
+fn later_segment() -> Vec<Expression> {
+    const ACCEPT: u32 = 1;
+    let mut all = protocol(TCP);
+    all.extend(tcp_flags(SYN | RST, 0));
+    let verdict = Bytes::default().nested(2, &Bytes::default().number(1, ACCEPT));
+    // The register of verdicts is the first (`NFT_REG_VERDICT`); accepted is what the chain's policy says.
+    all.push(("immediate", Bytes::default().number(1, 0).nested(2, &verdict)));
+    all
+}
 
 /// A refused socket is gone before anybody can look it up, so the table keeps the user of each SYN.
 ///
