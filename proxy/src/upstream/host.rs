@@ -1,11 +1,13 @@
 //! A host of a cluster: the connections to it that no request rides, and what is counted of it.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
 use bytes::BytesMut;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -209,12 +211,16 @@ impl Http1 {
             .is_none_or(|limit| self.idle_since.elapsed() < limit)
     }
 
-    /// A host that has closed its end says so before anything else; a connection at rest is silent.
+    /// A host that has closed its end says so before anything else; a connection at rest is silent. What came before the
+    /// request that asks for a connection has made it readable: only then the kernel is asked what it is.
     fn is_open(&self) -> bool {
         use nix::sys::socket::{MsgFlags, recv};
         use std::os::fd::AsRawFd as _;
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        recv(self.stream.as_raw_fd(), &mut [0], flags) == Err(nix::errno::Errno::EAGAIN)
+        let seen = self.stream.try_io(Interest::READABLE, || {
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            Ok(recv(self.stream.as_raw_fd(), &mut [0], flags)?)
+        });
+        matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
