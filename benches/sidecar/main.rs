@@ -41,8 +41,9 @@ fn main() {
     let steps = run(&file);
     let measured = Measured::read(&steps);
     println!(
-        "one inbound pass through a sidecar, {WORKERS} workers each on {} cores, medians of {rounds} interleaved rounds\n",
-        std::thread::available_parallelism().map_or(0, usize::from)
+        "one inbound pass through a sidecar, {WORKERS} workers each on {} cores, medians of {rounds} interleaved rounds, TCP with {}\n",
+        std::thread::available_parallelism().map_or(0, usize::from),
+        scenario::CONGESTION_CONTROL
     );
     print!("{}", table::render(&measured));
 }

@@ -9,6 +9,11 @@ pub(crate) const LONG: u64 = 100_000_000;
 /// Seconds of each load.
 const SECONDS: u32 = 2;
 
+/// The congestion control of all pods (tcp(7)): on every machine the same, and one that every network namespace may have.
+/// Where the machine's default is BBR, each sender waits for timers of its pacing, half of the throughput of a long body
+/// goes there, and the sidecars are not what is measured.
+pub(crate) const CONGESTION_CONTROL: &str = "reno";
+
 /// What is compared.
 pub(crate) const KINDS: [&str; 3] = ["none", "builtin", "envoy"];
 
@@ -60,6 +65,9 @@ fn text(nginx: &Path, rounds: usize, workers: usize) -> String {
              8081}}, {{name: tcp, port: 82, targetPort: 8082}}]}}"
         ));
     }
+    let security = format!(
+        "securityContext: {{sysctls: [{{name: net.ipv4.tcp_congestion_control, value: {CONGESTION_CONTROL}}}]}}"
+    );
     line("pods:".to_owned());
     for kind in KINDS {
         let sidecar = match kind {
@@ -67,11 +75,13 @@ fn text(nginx: &Path, rounds: usize, workers: usize) -> String {
             kind => &format!("proxy: {kind}"),
         };
         line(format!(
-            "  - {{name: {kind}-v1, labels: {{app: {kind}}}, {sidecar}, containers: [{{name: nginx, command: [nginx, -c, {}]}}]}}",
+            "  - {{name: {kind}-v1, labels: {{app: {kind}}}, {sidecar}, {security}, containers: [{{name: nginx, command: [nginx, -c, {}]}}]}}",
             nginx.display()
         ));
     }
-    line("  - {name: client, sidecar: false, containers: [{name: client}]}\nsteps:".to_owned());
+    line(format!(
+        "  - {{name: client, sidecar: false, {security}, containers: [{{name: client}}]}}\nsteps:"
+    ));
     // Sidecars without an access log: no request through them can be followed, so a short load shows that they serve.
     for kind in KINDS {
         line(format!(
