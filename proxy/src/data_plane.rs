@@ -25,7 +25,7 @@ use crate::upstream::Cluster;
 use crate::upstream::watch::IdleWatch;
 use crate::workers::Workers;
 use crate::xds::{self, Kind};
-use crate::{admin, serve};
+use crate::{admin, lots, serve};
 
 /// How far the start has come, as `/ready` says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,9 +280,11 @@ impl Proxy {
     /// Closes idle connections when their hosts do, or their time is over; never ends.
     pub(crate) async fn watch_idle(self: Rc<Self>) {
         let idle = Rc::clone(&self.idle);
+        lots::keep(&idle);
         idle.run(|| {
             let clusters = self.clusters.borrow();
-            clusters.values().filter_map(|known| known.cluster.sweep()).min()
+            let moments = clusters.values().filter_map(|known| known.cluster.sweep());
+            moments.chain(lots::sweep()).min()
         })
         .await;
     }

@@ -15,9 +15,10 @@ pub mod config;
 pub mod streams;
 pub mod upstream;
 
-pub mod detect;
+mod lots;
+mod pass;
 
-mod splice;
+pub mod detect;
 
 pub mod http;
 pub mod tcp;

@@ -12,7 +12,7 @@ use crate::addr::Downstream;
 use crate::config::choose_by_weight;
 use crate::config::listener::{FilterChain, TcpConfig};
 use crate::data_plane::Proxy;
-use crate::splice::{self, Ended};
+use crate::pass::{self, Ended};
 use crate::upstream::connect::{connect, link};
 
 /// What is known of a connection when it ends.
@@ -119,7 +119,7 @@ async fn pass(
         }
     };
     (outcome.local, outcome.upstream_id) = (Some(link.local), Some(link.id));
-    let passed = splice::both_ways(
+    let passed = pass::both_ways(
         client,
         prefix,
         upstream,
@@ -146,7 +146,7 @@ async fn pass(
 /// they are unread), else by a FIN, whatever came.
 fn refuse(client: &TcpStream, prefix: &[u8]) {
     if !prefix.is_empty() {
-        splice::reset(client);
+        pass::reset(client);
         return;
     }
     let mut waste = [0; 4096];

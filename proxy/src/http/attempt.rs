@@ -26,7 +26,7 @@ use super::stream_info::{Ridden, StreamInfo};
 use crate::access_log::Flags;
 use crate::addr::Source;
 use crate::config::listener::HttpConfig;
-use crate::splice;
+use crate::pass;
 use crate::upstream::Cluster;
 use crate::upstream::connect::{ConnectError, connect_http1, connect_http2};
 use crate::upstream::counted::Counted;
@@ -286,8 +286,8 @@ async fn upload_http1(
             match body.pass_rest(to, |length| write.gave(length)).await {
                 // Short of its end, the next piece tells that the client is gone.
                 Ok(()) => {}
-                Err(splice::Broke::Writing) => return Ok(false),
-                Err(splice::Broke::Reading | splice::Broke::Reset) => return Err(Failure::ClientGone),
+                Err(pass::Broke::Writing) => return Ok(false),
+                Err(pass::Broke::Reading | pass::Broke::Reset) => return Err(Failure::ClientGone),
             }
         }
         // What is there already goes out together with what was gathered.
@@ -534,8 +534,8 @@ async fn pass(answer: &mut ResponseBody<'_>, client: &mut Client<'_>, sent: &mut
             if let Client::Http1(to) = &*client {
                 let rest = answer.pass_rest(to.write.as_ref(), |length| *sent += length);
                 rest.await.map_err(|broke| match broke {
-                    splice::Broke::Writing => Cut::Client,
-                    splice::Broke::Reading | splice::Broke::Reset => Cut::Host,
+                    pass::Broke::Writing => Cut::Client,
+                    pass::Broke::Reading | pass::Broke::Reset => Cut::Host,
                 })?;
             }
         }

@@ -13,7 +13,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use super::fed::Gone;
 use super::h1::body::{Decoder, Framing, Piece as Decoded};
 use super::h1::{BODY_ROOM, LONG_REST, fill};
-use crate::splice::{self, spliced};
+use crate::pass::{self, onwards};
 
 /// What of a body is kept for a retry (`Listener.per_connection_buffer_limit_bytes`).
 const MOST_KEPT: usize = 1024 * 1024;
@@ -159,17 +159,13 @@ impl<'a> RequestBody<'a> {
     }
 
     /// Passes that rest to a socket; `moved` is told how much.
-    pub(super) async fn pass_rest(
-        &mut self,
-        to: &TcpStream,
-        moved: impl Fn(u64),
-    ) -> Result<(), splice::Broke> {
+    pub(super) async fn pass_rest(&mut self, to: &TcpStream, moved: impl Fn(u64)) -> Result<(), pass::Broke> {
         let Source::Http1 { read, decoder, .. } = &mut self.source else {
             return Ok(());
         };
         let left = decoder.left().unwrap_or(0);
         let from: &TcpStream = (**read).as_ref();
-        spliced(from, to, left, |length| {
+        onwards(from, to, left, |length| {
             decoder.pass_over(length);
             self.received += length;
             moved(length);

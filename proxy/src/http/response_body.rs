@@ -9,7 +9,7 @@ use tokio::net::tcp::ReadHalf;
 use super::h1::body::{Decoder, Piece as Decoded};
 use super::h1::{BODY_ROOM, LONG_REST, fill};
 use super::request_body::Piece;
-use crate::splice::{self, spliced};
+use crate::pass::{self, onwards};
 use crate::upstream::counted::Counted;
 
 /// How a host broke off after its response had begun.
@@ -54,11 +54,11 @@ impl ResponseBody<'_> {
         &mut self,
         to: &TcpStream,
         mut moved: impl FnMut(u64),
-    ) -> Result<(), splice::Broke> {
+    ) -> Result<(), pass::Broke> {
         match self {
             Self::Http1 { read, decoder, .. } => {
                 let left = decoder.left().unwrap_or(0);
-                spliced(read.inner().as_ref(), to, left, |length| {
+                onwards(read.inner().as_ref(), to, left, |length| {
                     decoder.pass_over(length);
                     read.took(length);
                     moved(length);

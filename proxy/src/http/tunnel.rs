@@ -6,7 +6,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use super::Connection;
 use super::exchange::Unlogged;
 use crate::config::listener::HttpConfig;
-use crate::splice::{self, Ended};
+use crate::pass::{self, Ended};
 use crate::upstream::host::Http1;
 
 /// Passes bytes between client and host until both have ended, and logs it.
@@ -25,7 +25,7 @@ pub(super) async fn run(
     let Http1 {
         stream, input, link, ..
     } = host;
-    let passed = splice::both_ways(client, ahead, stream, input, &connection.chain.drain, None).await;
+    let passed = pass::both_ways(client, ahead, stream, input, &connection.chain.drain, None).await;
     drop(link);
     info.sent += passed.to_client;
     match passed.ended {

@@ -14,10 +14,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Room for the head of a message.
 const HEAD_ROOM: usize = 2 * 1024;
-/// Room for a long body.
+/// Room for a long body whose length nobody knows.
 pub const BODY_ROOM: usize = 256 * 1024;
-/// The rest of a body that is at least so long goes from socket to socket, which needs a pipe first.
-pub const LONG_REST: u64 = 512 * 1024;
+/// The rest of a body that is at least so long goes from socket to socket, lot by lot.
+pub const LONG_REST: u64 = 64 * 1024;
 
 /// Reads what is there into `buffer`, waiting if nothing is; 0 at the end of the connection.
 pub async fn fill(read: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<usize> {
