@@ -112,13 +112,12 @@ pub(super) async fn attempt(
         request.cluster.rests();
         return answered;
     }
-    let mut connection = match host.take(&request.cluster.config, request.source) {
-        Some(connection) => connection,
-        None => {
-            // Once for many requests: room of its own, instead of room in every connection's task.
-            let made = connect_http1(request.cluster, host, request.source);
-            Box::pin(connecting(request, body, made)).await?
-        }
+    let mut connection = if let Some(connection) = host.take(&request.cluster.config, request.source) {
+        connection
+    } else {
+        // Once for many requests: room of its own, instead of room in every connection's task.
+        let made = connect_http1(request.cluster, host, request.source);
+        Box::pin(connecting(request, body, made)).await?
     };
     Ok(
         match over_http1(request, &mut connection, body, client, info, again).await? {
