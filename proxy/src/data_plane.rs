@@ -277,7 +277,7 @@ impl Proxy {
         }
     }
 
-    /// Closes idle connections when their hosts do, or their time is over; never ends.
+    /// Closes idle connections when their hosts do, or their time is over, and gives free buffers back; never ends.
     pub(crate) async fn watch_idle(self: Rc<Self>) {
         let idle = Rc::clone(&self.idle);
         lots::keep(&idle);

@@ -185,7 +185,7 @@ async fn one_way(from: &TcpStream, to: &TcpStream, moved: impl Fn(u64)) -> Resul
         .map_err(|_error| Broke::Writing)
 }
 
-/// Passes `length` bytes, or fewer if the connection ends before; `moved` is told of each lot once it was written.
+/// Passes `length` bytes, or fewer if the connection ends before; `moved` is told of what was written.
 pub(crate) async fn onwards(
     from: &TcpStream,
     to: &TcpStream,
@@ -193,11 +193,14 @@ pub(crate) async fn onwards(
     mut moved: impl FnMut(u64),
 ) -> Result<(), Broke> {
     let mut left = length;
-    let mut room = Lot::take().map_err(|_error| Broke::Reading)?;
-    while lot_by_lot(from, to, &mut room, false, &mut left, &mut moved).await? == Pace::Silent {
+    loop {
+        let mut room = Lot::take().map_err(|_error| Broke::Reading)?;
+        if lot_by_lot(from, to, &mut room, false, &mut left, &mut moved).await? == Pace::Over {
+            return Ok(());
+        }
+        drop(room);
         from.readable().await.map_err(|_error| Broke::Reading)?;
     }
-    Ok(())
 }
 
 /// How it goes on with what comes.
@@ -229,12 +232,9 @@ async fn lot_by_lot(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Pace::Silent),
             Err(error) => return Err(Broke::reading(&error)),
         };
-        write_whole(to, &room[..taken]).await?;
-        let is_full = taken == room.len();
-        let taken = u64::try_from(taken).unwrap_or(0);
-        *left -= taken;
-        moved(taken);
-        if is_full && ends_when_full {
+        write_whole(to, &room[..taken], &mut moved).await?;
+        *left -= u64::try_from(taken).unwrap_or(0);
+        if taken == room.len() && ends_when_full {
             return Ok(Pace::Fast);
         }
         // Whatever comes and goes without a pause, the worker's other connections have their turn after each lot.
@@ -243,10 +243,13 @@ async fn lot_by_lot(
     Ok(Pace::Over)
 }
 
-async fn write_whole(to: &TcpStream, mut rest: &[u8]) -> Result<(), Broke> {
+async fn write_whole(to: &TcpStream, mut rest: &[u8], moved: &mut impl FnMut(u64)) -> Result<(), Broke> {
     while !rest.is_empty() {
         match to.try_write(rest) {
-            Ok(written) => rest = &rest[written..],
+            Ok(written) => {
+                rest = &rest[written..];
+                moved(u64::try_from(written).unwrap_or(0));
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 to.writable().await.map_err(|_error| Broke::Writing)?;
             }

@@ -125,11 +125,10 @@ impl Host {
         let worn = config
             .max_requests
             .is_some_and(|most| connection.requests >= most);
-        let quiet = connection
-            .stream
-            .poll_read_ready(&mut Context::from_waker(watcher))
-            .is_pending();
-        if !worn && (quiet || connection.is_open()) {
+        let mut context = Context::from_waker(watcher);
+        let mut is_watched = || connection.stream.poll_read_ready(&mut context).is_pending();
+        // Where the last read had filled its buffer it counts as readable, until the kernel was asked.
+        if !worn && (is_watched() || (connection.is_open() && is_watched())) {
             connection.idle_since = Instant::now();
             self.idle.borrow_mut().push(connection);
         }
@@ -211,8 +210,8 @@ impl Http1 {
             .is_none_or(|limit| self.idle_since.elapsed() < limit)
     }
 
-    /// A host that has closed its end says so before anything else; a connection at rest is silent. What came before the
-    /// request that asks for a connection has made it readable: only then the kernel is asked what it is.
+    /// A host that has closed its end says so before anything else; a connection at rest is silent. What the
+    /// runtime has seen of it has made it readable: only then the kernel is asked what it is.
     fn is_open(&self) -> bool {
         use nix::sys::socket::{MsgFlags, recv};
         use std::os::fd::AsRawFd as _;
@@ -226,14 +225,63 @@ impl Http1 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
     use crate::upstream::Cluster;
+    use crate::within::within;
 
     fn source(last: u8) -> Source {
         Source {
             ip: [10, 0, 0, last].into(),
             mark: 1337,
         }
+    }
+
+    #[derive(Default)]
+    struct Told(tokio::sync::Notify);
+
+    impl std::task::Wake for Told {
+        fn wake(self: Arc<Self>) {
+            self.0.notify_one();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_connection_is_told_whose_last_read_filled_its_buffer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bootstrap = crate::bootstrap::Bootstrap::istio("sidecar~10.0.0.1~a.default~x");
+        let config = ClusterConfig::from_proto(&bootstrap.clusters()[0]).unwrap();
+        let cluster = Cluster::new(config, &crate::stats::Stats::default(), &Rc::default());
+        let host = Host::new(address);
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (mut there, _) = listener.accept().await.unwrap();
+        there.write_all(b"whole").await.unwrap();
+        stream.readable().await.unwrap();
+        assert_eq!(stream.try_read(&mut [0; 5]).unwrap(), 5);
+        let link = Link {
+            id: 1,
+            local: stream.local_addr().unwrap(),
+            source: None,
+            active: cluster.stats.cx_active.hold(),
+            over: cluster.stats.cx_destroy.at_end(),
+        };
+        let told = Arc::new(Told::default());
+        let watcher = Waker::from(Arc::clone(&told));
+        host.put(Http1::new(stream, link), &cluster.config, &watcher);
+        drop(there);
+        within(
+            Duration::from_secs(10),
+            "the watcher to be woken",
+            told.0.notified(),
+        )
+        .await
+        .unwrap();
+        assert!(host.take(&cluster.config, None).is_none(), "it is closed");
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! Watching idle connections: one task of a worker is woken when any of them is closed by its host, or has idled for too
-//! long.
+//! Watching what is idle: one task of a worker is woken when a connection is closed by its host, or has idled for too long,
+//! as a buffer may have.
 
 use std::cell::{Cell, RefCell};
 use std::pin::pin;

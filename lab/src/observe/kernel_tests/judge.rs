@@ -40,8 +40,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// What the observer's own table does, for IPv6 datagrams and forwarded packets too.
 const TRACE: &str = "table inet lab_trace {
-  chain prerouting { type filter hook prerouting priority -301; tcp flags & (syn | ack) == syn meta nftrace set 1; meta l4proto udp meta nftrace set 1; }
-  chain output { type filter hook output priority -301; tcp flags & (syn | ack) == syn meta nftrace set 1; meta l4proto udp meta nftrace set 1; }
+  chain prerouting { type filter hook prerouting priority -301; tcp flags & (syn | rst) == 0 accept; tcp flags & (syn | ack) == syn meta nftrace set 1; meta l4proto udp meta nftrace set 1; }
+  chain output { type filter hook output priority -301; tcp flags & (syn | rst) == 0 accept; tcp flags & (syn | ack) == syn meta nftrace set 1; meta l4proto udp meta nftrace set 1; }
   chain input { type filter hook input priority 301; }
   chain forward { type filter hook forward priority 301; }
   chain postrouting { type filter hook postrouting priority 301; }

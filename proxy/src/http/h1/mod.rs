@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Room for the head of a message.
 const HEAD_ROOM: usize = 2 * 1024;
-/// Room for a long body whose length nobody knows.
+/// Room for a long body that is taken in.
 pub const BODY_ROOM: usize = 256 * 1024;
 /// The rest of a body that is at least so long goes from socket to socket, lot by lot.
 pub const LONG_REST: u64 = 64 * 1024;
