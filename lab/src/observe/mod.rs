@@ -11,6 +11,7 @@ mod install;
 mod nftrace;
 mod rules;
 
+mod descriptors;
 mod packet;
 mod sockets;
 mod users;

@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-use nix::fcntl::readlinkat;
 
 use crate::net::netns::NetNs;
 
+use super::descriptors::Descriptors;
 use super::netlink::{self, Asking, Bytes, DUMP, Message, REQUEST, fixed};
 use super::nftrace::Protocol;
 
@@ -68,21 +66,7 @@ pub(super) struct Sockets {
     processes: Vec<(u32, Role)>,
     /// The users of these processes, for when they have ended: none of them can change its own.
     users: HashMap<u32, u32>,
-    /// By inode.
-    held: HashMap<u32, Held>,
-}
-
-/// A socket that a process held when it was last looked at.
-#[derive(Debug)]
-struct Held {
-    by: Descriptor,
-    owner: Owner,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Descriptor {
-    pid: u32,
-    number: u32,
+    descriptors: Descriptors,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +83,7 @@ impl Sockets {
             asking: Asking::open(pod, namespace, netlink_sys::protocols::NETLINK_SOCK_DIAG)?,
             processes: Vec::new(),
             users: HashMap::new(),
-            held: HashMap::new(),
+            descriptors: Descriptors::default(),
         })
     }
 
@@ -194,12 +178,8 @@ impl Sockets {
         if found.inode == 0 {
             return None;
         }
-        let held = self
-            .held
-            .get(&found.inode)
-            .filter(|held| held.by.is_socket(found.inode));
-        if let Some(held) = held {
-            return Some(held.owner.clone());
+        if let Some(owner) = self.descriptors.known(found.inode) {
+            return Some(owner);
         }
         // Whose descendants are whose takes long to find out, and hardly ever matters.
         if let Some(owner) = self.holder(&self.processes.clone(), found.inode) {
@@ -211,30 +191,29 @@ impl Sockets {
             .or_else(|| only_of_its_user(&all, &self.users, found.user))
     }
 
-    /// Which of these processes holds a socket. The others that a process holds are remembered: who has many sockets is
-    /// asked for many of them.
+    /// Which of these processes holds a socket.
     fn holder(&mut self, processes: &[(u32, Role)], inode: u32) -> Option<Owner> {
-        for (pid, role) in processes {
+        let owner = |(pid, role): &(u32, Role)| {
+            let (role, evidence) = (role.clone(), Evidence::Descriptor);
             let owner = Owner {
-                role: role.clone(),
+                role,
                 pid: Some(*pid),
-                evidence: Evidence::Descriptor,
+                evidence,
             };
-            let mut is_it = false;
-            for (number, held) in sockets_of(*pid) {
-                is_it |= held == inode;
-                let by = Descriptor { pid: *pid, number };
-                let known = self.held.get(&held);
-                if known.is_none_or(|known| known.by != by && !known.by.is_socket(held)) {
-                    let owner = owner.clone();
-                    self.held.insert(held, Held { by, owner });
-                }
-            }
-            if is_it {
-                return Some(owner);
-            }
-        }
-        None
+            (*pid, owner)
+        };
+        let owners: Vec<(u32, Owner)> = processes.iter().map(owner).collect();
+        let descriptors = &mut self.descriptors;
+        let likely = owners
+            .iter()
+            .find(|(pid, owner)| descriptors.is_likely(*pid, owner, inode));
+        let found = match likely {
+            Some(likely) => Some(likely),
+            None => owners
+                .iter()
+                .find(|(pid, owner)| descriptors.holds(*pid, owner, inode)),
+        };
+        found.map(|(_, owner)| owner.clone())
     }
 
     /// The pod's processes, then all their descendants.
@@ -298,29 +277,6 @@ fn children(pid: u32) -> Vec<u32> {
                 .collect::<Vec<u32>>()
         })
         .collect()
-}
-
-/// The sockets among a process's descriptors: their numbers and inodes.
-fn sockets_of(pid: u32) -> Vec<(u32, u32)> {
-    let place = format!("/proc/{pid}/fd");
-    // The links are read from the open directory: finding the process again for each would take twice as long.
-    let (Ok(directory), Ok(descriptors)) = (File::open(&place), std::fs::read_dir(&place)) else {
-        return Vec::new();
-    };
-    let socket = |entry: std::io::Result<std::fs::DirEntry>| {
-        let name = entry.ok()?.file_name();
-        let target = readlinkat(&directory, name.as_os_str()).ok()?;
-        let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
-        Some((name.to_str()?.parse().ok()?, inode.parse().ok()?))
-    };
-    descriptors.filter_map(socket).collect()
-}
-
-impl Descriptor {
-    fn is_socket(self, inode: u32) -> bool {
-        let target = std::fs::read_link(format!("/proc/{}/fd/{}", self.pid, self.number));
-        target.is_ok_and(|target| target.as_os_str() == format!("socket:[{inode}]").as_str())
-    }
 }
 
 /// `struct inet_diag_req_v2`.
