@@ -27,6 +27,18 @@ pub enum Error {
         #[source]
         source: Errno,
     },
+    /// Files that the machine lacks, and no overlay to show them in pods all the same.
+    #[error(
+        "giving pods {files} of their own, which this machine lacks: `touch {files}` as root, or \
+         `modprobe overlay`, and run again"
+    )]
+    Overlay {
+        /// Their paths.
+        files: String,
+        /// Why there is no overlay.
+        #[source]
+        source: Errno,
+    },
     /// A file or directory to mount on.
     #[error("making {}", path.display())]
     Make {
@@ -248,6 +260,21 @@ fn overlay_dir(parent: &Path, names: &[&OsStr], dir: &Path) -> Result<(), Error>
         MsFlags::empty(),
         Some(&options),
     )
+    .map_err(|error| match error {
+        Error::Mount { source, .. } => Error::Overlay {
+            files: listed(parent, names),
+            source,
+        },
+        other => other,
+    })
+}
+
+fn listed(parent: &Path, names: &[&OsStr]) -> String {
+    let paths: Vec<String> = names
+        .iter()
+        .map(|name| parent.join(name).display().to_string())
+        .collect();
+    paths.join(" ")
 }
 
 /// /sys shows the links of the namespace of whoever mounted it. A container that forbids it keeps the node's view.
