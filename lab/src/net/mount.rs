@@ -252,21 +252,21 @@ fn overlay_dir(parent: &Path, names: &[&OsStr], dir: &Path) -> Result<(), Error>
         upper.display(),
         work.display()
     );
-    mounted(
+    let done = mounted(
         "overlay",
         Some(Path::new("overlay")),
         parent,
         Some("overlay"),
         MsFlags::empty(),
         Some(&options),
-    )
-    .map_err(|error| match error {
-        Error::Mount { source, .. } => Error::Overlay {
+    );
+    if let Err(Error::Mount { source, .. }) = done {
+        return Err(Error::Overlay {
             files: listed(parent, names),
             source,
-        },
-        other => other,
-    })
+        });
+    }
+    done
 }
 
 fn listed(parent: &Path, names: &[&OsStr]) -> String {
