@@ -196,10 +196,11 @@ mod tests {
         let number = first.as_raw_fd();
         drop(first);
         assert_eq!(all.known(old), None);
-        // The other tests of this process may take its number meanwhile: then it is found among all.
+        // The other tests of this process have sockets too, and may take its number meanwhile.
         let (second, new) = socket();
-        let found = all.is_likely(pid, &owner, new);
-        assert!(found || second.as_raw_fd() != number || all.processes[&pid].numbers.len() > LOOKS);
+        let rounds = all.processes[&pid].numbers.len().div_ceil(LOOKS);
+        let found = (0..rounds).any(|_| all.is_likely(pid, &owner, new));
+        assert!(found || second.as_raw_fd() != number);
         assert!(found || all.holds(pid, &owner, new));
         assert_eq!(all.known(new), Some(owner.clone()));
         assert!(!all.holds(pid, &owner, old));

@@ -229,6 +229,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::upstream::Cluster;
@@ -239,6 +240,23 @@ mod tests {
             ip: [10, 0, 0, last].into(),
             mark: 1337,
         }
+    }
+
+    fn cluster() -> Rc<Cluster> {
+        let bootstrap = crate::bootstrap::Bootstrap::istio("sidecar~10.0.0.1~a.default~x");
+        let config = ClusterConfig::from_proto(&bootstrap.clusters()[0]).unwrap();
+        Cluster::new(config, &crate::stats::Stats::default(), &Rc::default())
+    }
+
+    fn made(cluster: &Cluster, id: u64, stream: TcpStream, source: Option<Source>) -> Http1 {
+        let link = Link {
+            id,
+            local: stream.local_addr().unwrap(),
+            source,
+            active: cluster.stats.cx_active.hold(),
+            over: cluster.stats.cx_destroy.at_end(),
+        };
+        Http1::new(stream, link)
     }
 
     #[derive(Default)]
@@ -252,27 +270,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_a_connection_is_told_whose_last_read_filled_its_buffer() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let bootstrap = crate::bootstrap::Bootstrap::istio("sidecar~10.0.0.1~a.default~x");
-        let config = ClusterConfig::from_proto(&bootstrap.clusters()[0]).unwrap();
-        let cluster = Cluster::new(config, &crate::stats::Stats::default(), &Rc::default());
-        let host = Host::new(address);
-        let stream = TcpStream::connect(address).await.unwrap();
+        let (listener, cluster) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), cluster());
+        let host = Host::new(listener.local_addr().unwrap());
+        let stream = TcpStream::connect(host.address).await.unwrap();
         let (mut there, _) = listener.accept().await.unwrap();
         there.write_all(b"whole").await.unwrap();
         stream.readable().await.unwrap();
         assert_eq!(stream.try_read(&mut [0; 5]).unwrap(), 5);
-        let link = Link {
-            id: 1,
-            local: stream.local_addr().unwrap(),
-            source: None,
-            active: cluster.stats.cx_active.hold(),
-            over: cluster.stats.cx_destroy.at_end(),
-        };
         let told = Arc::new(Told::default());
         let watcher = Waker::from(Arc::clone(&told));
-        host.put(Http1::new(stream, link), &cluster.config, &watcher);
+        host.put(made(&cluster, 1, stream, None), &cluster.config, &watcher);
         drop(there);
         within(
             Duration::from_secs(10),
@@ -286,12 +293,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_ridden_again_by_its_own_client_alone() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let bootstrap = crate::bootstrap::Bootstrap::istio("sidecar~10.0.0.1~a.default~x");
-        let config = ClusterConfig::from_proto(&bootstrap.clusters()[0]).unwrap();
-        let cluster = Cluster::new(config, &crate::stats::Stats::default(), &Rc::default());
-        let host = Host::new(address);
+        let (listener, cluster) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), cluster());
+        let host = Host::new(listener.local_addr().unwrap());
         let mut open = Vec::new();
         for (id, source) in [
             (1, Some(source(1))),
@@ -299,16 +302,10 @@ mod tests {
             (3, Some(source(2))),
             (4, Some(source(1))),
         ] {
-            let stream = TcpStream::connect(address).await.unwrap();
+            let stream = TcpStream::connect(host.address).await.unwrap();
             open.push(listener.accept().await.unwrap());
-            let link = Link {
-                id,
-                local: stream.local_addr().unwrap(),
-                source,
-                active: cluster.stats.cx_active.hold(),
-                over: cluster.stats.cx_destroy.at_end(),
-            };
-            host.put(Http1::new(stream, link), &cluster.config, Waker::noop());
+            let connection = made(&cluster, id, stream, source);
+            host.put(connection, &cluster.config, Waker::noop());
         }
         let ridden = |source| host.take(&cluster.config, source).map(|it| it.link.id);
         assert_eq!(ridden(Some(source(3))), None);
