@@ -93,6 +93,17 @@ fn what_is_not_known_keeps_its_words_and_its_line() {
 }
 
 #[test]
+fn an_old_not_behind_what_is_not_known_stays_one() {
+    let text = "*nat\n:X -\n-A X --foo ! bar -j RETURN\n-A X --dport ! none --dport ! 7 -j RETURN\nCOMMIT\n";
+    let parsed = parse(text, Family::V4).unwrap();
+    let unknown: Vec<&str> = parsed.unknown.iter().map(|it| it.text.as_str()).collect();
+    assert_eq!(unknown, ["--foo", "! bar", "--dport", "! none"]);
+    let printed = render(&parsed.ruleset, Family::V4);
+    let again = parse(&printed, Family::V4).unwrap();
+    assert_eq!(diff(&parsed.ruleset, &again.ruleset), [], "{printed}");
+}
+
+#[test]
 fn mistakes_have_lines() {
     let told = |text: &str| -> Vec<String> {
         let mistakes: Vec<save::Mistake> = parse(text, Family::V4).unwrap_err();

@@ -265,7 +265,7 @@ type Rest<'a> = &'a [&'a str];
 
 /// The condition at the head, and the words after it; `None` for a word that only names a module.
 fn condition<'a>(words: Rest<'a>, module: &str) -> Result<(Option<Match>, Rest<'a>), String> {
-    let (is_not, words) = match words {
+    let (not_before, words) = match words {
         ["!", rest @ ..] => (true, rest),
         _ => (false, words),
     };
@@ -273,17 +273,17 @@ fn condition<'a>(words: Rest<'a>, module: &str) -> Result<(Option<Match>, Rest<'
     let Some((&option, [value, rest @ ..])) = words.split_first() else {
         return Err(missing());
     };
-    // Old tools write the `!` behind the option.
+    // Old tools write the `!` behind the option. What is unknown keeps it where it is.
     let (is_not, value, rest) = match (*value, rest) {
         ("!", [value, rest @ ..]) => (true, *value, rest),
-        _ => (is_not, *value, rest),
+        _ => (not_before, *value, rest),
     };
     let known = match option {
         "-m" | "--match" => {
             return Ok(match value {
                 "tcp" | "udp" | "multiport" | "owner" | "mark" | "connmark" | "conntrack" | "state"
                 | "statistic" | "comment" => (None, rest),
-                _ => unknown(words, 2, is_not),
+                _ => unknown(words, 2, not_before),
             });
         }
         "-i" | "--in-interface" => Interface::parse(value).map(|name| Match::InInterface(is(is_not, name))),
@@ -305,12 +305,12 @@ fn condition<'a>(words: Rest<'a>, module: &str) -> Result<(Option<Match>, Rest<'
         "--mark" => mark(value).map(|mark| Match::Mark(is(is_not, mark))),
         "--ctstate" | "--state" => states(value).map(|states| Match::State(is(is_not, states))),
         "--comment" => Some(Match::Comment(value.to_owned())),
-        "--mode" => return Ok(statistic(words, is_not)),
+        "--mode" => return Ok(statistic(words, not_before)),
         _ => None,
     };
     Ok(match known {
         Some(known) => (Some(known), rest),
-        None => unknown(words, 1, is_not),
+        None => unknown(words, 1, not_before),
     })
 }
 
